@@ -1,0 +1,18 @@
+//! Adapters and composition: everything that talks to a database, an object
+//! store, a builder, a runtime or a person. The durable core is in
+//! `launchway-workflows`. Adapters never import each other; `up` and `worker`
+//! wire them.
+
+pub mod builder;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod gateway;
+pub mod krane;
+pub mod pack;
+pub mod restate;
+pub mod storage;
+pub mod store;
+pub mod telemetry;
+pub mod up;
+pub mod worker;

@@ -1,0 +1,382 @@
+//! What the durable core needs from the outside: traits, implemented by the
+//! adapters in the root crate and, to inject failures, by tests.
+//!
+//! Every method may be called again with the same arguments after a crash and
+//! must then have the same effect. Every call is bounded in time by its adapter.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use tokio::sync::mpsc;
+
+use crate::{
+    error::{StepError, StepFailure},
+    ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
+    model::{
+        BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, Instance, NewDeployment, Routed,
+        RunOptions, Submission,
+    },
+    status::DeploymentStatus,
+    step::Step,
+};
+
+/// The database did not do what it was asked to. Always worth another try.
+#[derive(Debug, thiserror::Error)]
+#[error("database: {0}")]
+pub struct StoreError(pub String);
+
+/// Whether a guarded write took place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarded {
+    /// Written, or already so.
+    Applied,
+    /// The row is owned by another invocation or in a state that forbids it.
+    Lost,
+}
+
+/// One execution of one step by one attempt of a deployment.
+#[derive(Debug, Clone)]
+pub struct StepRun {
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+    /// The invocation that runs it; its row says which attempt that is.
+    pub owner: InvocationId,
+    /// The step.
+    pub step: Step,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone)]
+pub enum StepEnd {
+    /// It did its work.
+    Done,
+    /// There was nothing to do; why, for people.
+    Skipped(String),
+    /// It failed for good.
+    Failed(StepFailure),
+    /// This try failed and another follows.
+    WillRetry(StepFailure),
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// The end of an attempt that did not succeed.
+#[derive(Debug, Clone)]
+pub struct AttemptEnd {
+    /// `failed`, `cancelled` or `superseded`.
+    pub status: DeploymentStatus,
+    /// What failed.
+    pub failure: StepFailure,
+    /// One line per undo, for people.
+    pub rolled_back: Vec<String>,
+}
+
+/// The product's database.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Inserts the row with its project and environment, or finds the one the
+    /// key already has. Same key with another content hash: refused.
+    async fn create_deployment(&self, new: &NewDeployment) -> Result<Submission, StoreError>;
+
+    /// Takes the row for an invocation (compare-and-set: pending or retrying,
+    /// or already its own) and reads it. `None`: no such row, or not for it.
+    async fn begin_attempt(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<Option<DeploymentPlan>, StoreError>;
+
+    /// How to build; read inside the step, because it may hold credentials.
+    async fn build_options(&self, id: &DeploymentId) -> Result<BuildOptions, StoreError>;
+
+    /// How to run, and the environment's variables.
+    async fn run_inputs(&self, id: &DeploymentId) -> Result<RunInputs, StoreError>;
+
+    /// Compare-and-set along [`DeploymentStatus::sources`], for the owner only.
+    async fn transition(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        to: DeploymentStatus,
+    ) -> Result<Guarded, StoreError>;
+
+    /// Records that a try of a step starts and moves the deployment to
+    /// `status` where one is given. Returns the number of this try, from 1.
+    async fn step_started(
+        &self,
+        run: &StepRun,
+        status: Option<DeploymentStatus>,
+    ) -> Result<u32, StoreError>;
+
+    /// Records how a try of a step ended.
+    async fn step_ended(&self, run: &StepRun, end: &StepEnd) -> Result<(), StoreError>;
+
+    /// Appends build output of the row's present attempt, in order.
+    async fn append_build_log(
+        &self,
+        id: &DeploymentId,
+        events: &[BuildEvent],
+    ) -> Result<(), StoreError>;
+
+    /// Notes the image of a deployment.
+    async fn record_image(&self, id: &DeploymentId, image: &BuiltImage) -> Result<(), StoreError>;
+
+    /// Whether somebody asked for cancellation.
+    async fn cancel_requested(&self, id: &DeploymentId) -> Result<bool, StoreError>;
+
+    /// The commit point: domains, the environment's live pointer and the
+    /// status, in one transaction, for the owner only; `None` when the row is
+    /// not the owner's to route. Repeating a commit returns what it did.
+    async fn commit_routes(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        claims: &[DomainClaim],
+    ) -> Result<Option<Routed>, StoreError>;
+
+    /// Notes a warning for people (an event after the commit point).
+    async fn add_warning(&self, id: &DeploymentId, warning: &str) -> Result<(), StoreError>;
+
+    /// Stores the application's OpenAPI description.
+    async fn record_openapi(&self, id: &DeploymentId, spec: &str) -> Result<(), StoreError>;
+
+    /// Ends the attempt, for the owner only.
+    async fn finish_attempt(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        end: &AttemptEnd,
+    ) -> Result<Guarded, StoreError>;
+
+    /// Parks a wait for readiness: the worker resolves the awakeable, after a
+    /// restart too. Repeating it with the same awakeable changes nothing.
+    async fn open_readiness_wait(&self, wait: &ReadinessWait) -> Result<(), StoreError>;
+
+    /// All parked waits.
+    async fn readiness_waits(&self) -> Result<Vec<ReadinessWait>, StoreError>;
+
+    /// Forgets a wait.
+    async fn close_readiness_wait(&self, awakeable_id: &str) -> Result<(), StoreError>;
+
+    /// Starts retirement (compare-and-set `ready → retiring`) unless a domain
+    /// other than its own commit domain points to the deployment.
+    async fn begin_retirement(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
+
+    /// Ends it (`retiring → retired`).
+    async fn finish_retirement(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
+
+    /// Deployments of the environment of `id` that retirement may take: ready,
+    /// older than `id`, beyond the newest `keep` of them.
+    async fn retirement_candidates(
+        &self,
+        id: &DeploymentId,
+        keep: u32,
+    ) -> Result<Vec<DeploymentId>, StoreError>;
+
+    /// Namespace (environment id) and service name a deployment runs under.
+    async fn run_target(&self, id: &DeploymentId) -> Result<Option<String>, StoreError>;
+}
+
+/// How and with which variables to run. Not journaled.
+#[derive(Clone, Default)]
+pub struct RunInputs {
+    /// Port and replicas, with the environment's defaults applied.
+    pub options: RunOptions,
+    /// Variables of the environment.
+    pub env: BTreeMap<String, String>,
+    /// Thousandths of a core; 0: no limit.
+    pub cpu_millicores: u32,
+    /// MiB; 0: no limit.
+    pub memory_mib: u64,
+}
+
+impl fmt::Debug for RunInputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets.
+        f.debug_struct("RunInputs")
+            .field("options", &self.options)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A parked wait for a deployment's instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadinessWait {
+    /// Restate's id of the awakeable to resolve.
+    pub awakeable_id: String,
+    /// Whose instances.
+    pub deployment_id: DeploymentId,
+    /// The runtime's namespace.
+    pub namespace: String,
+    /// Instances that must be ready.
+    pub replicas: u32,
+    /// Milliseconds since the epoch.
+    pub deadline: i64,
+}
+
+/// What is known of an uploaded context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A URL that carries a credential: never printed, never journaled.
+#[derive(Clone)]
+pub struct SignedUrl(pub String);
+
+impl fmt::Debug for SignedUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.split('?').next().unwrap_or_default())
+    }
+}
+
+/// The part of the object store the workflow needs.
+#[async_trait]
+pub trait ContextStore: Send + Sync + 'static {
+    /// `None` when there is no such object.
+    async fn head(&self, key: &str) -> Result<Option<ObjectMeta>, StepError>;
+
+    /// A GET that the *builder* can reach.
+    async fn presign_get(&self, key: &str, lifetime: Duration) -> Result<SignedUrl, StepError>;
+}
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct BuildSpec {
+    /// Unique; the image's tag carries it, and so finds it after a crash.
+    pub build_id: BuildId,
+    /// For labels and logs.
+    pub deployment_id: DeploymentId,
+    /// The owner, first part of the repository name.
+    pub workspace_id: WorkspaceId,
+    /// Last part of the repository name.
+    pub project_slug: String,
+    /// Where the builder reads the tar.gz.
+    pub context_url: SignedUrl,
+    /// Inside the context.
+    pub dockerfile_path: Option<String>,
+    /// Target, platform, args.
+    pub options: BuildOptions,
+    /// Labels of the image (source revision, …).
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Progress of a build.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BuildEvent {
+    /// Milliseconds since the epoch.
+    pub at: i64,
+    /// Name of the BuildKit vertex it belongs to.
+    pub vertex: String,
+    /// What happened.
+    pub kind: BuildEventKind,
+}
+
+/// See [`BuildEvent`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BuildEventKind {
+    /// The vertex began.
+    Started,
+    /// The vertex ended.
+    Done {
+        /// From its start.
+        duration_ms: i64,
+    },
+    /// The vertex was taken from the cache.
+    Cached,
+    /// The vertex failed.
+    Failed {
+        /// From its start.
+        duration_ms: i64,
+        /// The builder's message.
+        error: String,
+    },
+    /// A line of output, without its line end, ANSI kept.
+    Stdout(String),
+    /// A line of output, without its line end, ANSI kept.
+    Stderr(String),
+}
+
+/// Builds images. Cancelling is dropping the future of [`Builder::build`] and
+/// then [`Builder::abort`].
+#[async_trait]
+pub trait Builder: Send + Sync + 'static {
+    /// The image of this build, if an earlier run finished it.
+    async fn find_image(&self, spec: &BuildSpec) -> Result<Option<BuiltImage>, StepError>;
+
+    /// Builds. Progress goes to `events`; a full channel holds the build back.
+    async fn build(
+        &self,
+        spec: &BuildSpec,
+        events: mpsc::Sender<BuildEvent>,
+    ) -> Result<BuiltImage, StepError>;
+
+    /// Ends any build with this id; none running is fine.
+    async fn abort(&self, build_id: &BuildId) -> Result<(), StepError>;
+
+    /// Pushes the image, or verifies that the registry has it. `Skipped` says
+    /// why there is nothing to push.
+    async fn push(&self, image: &BuiltImage) -> Result<Push, StepError>;
+}
+
+/// What became of a push.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Push {
+    /// The registry has it, under this reference and digest.
+    Pushed(BuiltImage),
+    /// Nothing to push; why, for people.
+    Skipped(String),
+}
+
+/// What to run.
+#[derive(Debug, Clone)]
+pub struct RunSpec {
+    /// The plan it comes from.
+    pub plan: DeploymentPlan,
+    /// Pullable reference with digest, or a local image id.
+    pub image: String,
+    /// Port, replicas, variables, limits.
+    pub inputs: RunInputs,
+}
+
+/// Runs instances, through krane.
+#[async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    /// Idempotent: leaves exactly the wanted instances.
+    async fn apply(&self, spec: &RunSpec) -> Result<(), StepError>;
+
+    /// Returns when the instances are gone; unknown ones are gone.
+    async fn delete(&self, namespace: &str, id: &DeploymentId) -> Result<(), StepError>;
+
+    /// The instances now.
+    async fn instances(
+        &self,
+        namespace: &str,
+        id: &DeploymentId,
+    ) -> Result<Vec<Instance>, StepError>;
+
+    /// The instances now, then after each change. Ends only with an error.
+    async fn watch(
+        &self,
+        namespace: &str,
+        id: &DeploymentId,
+    ) -> Result<BoxStream<'static, Result<Vec<Instance>, StepError>>, StepError>;
+}
+
+/// Tells the gateways that routes changed.
+#[async_trait]
+pub trait RouteAnnouncer: Send + Sync + 'static {
+    /// Returns when every connected gateway routes by the present table, or
+    /// after a short while: the routes are committed either way.
+    async fn announce(&self);
+}
+
+/// Fetches the OpenAPI description of a running application.
+#[async_trait]
+pub trait OpenapiScraper: Send + Sync + 'static {
+    /// `None`: the application has none. Bounded in time and size.
+    async fn scrape(&self, address: &str) -> Result<Option<String>, StepError>;
+}
