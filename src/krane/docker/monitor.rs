@@ -28,6 +28,9 @@ use crate::krane::{
 
 /// Pause before the engine's events are asked for again.
 const RECONNECT: Duration = Duration::from_millis(500);
+/// Longest wait for the first probes of adopted instances.
+const FIRST_PROBES: Duration = Duration::from_secs(3);
+const PROBE_CHECK: Duration = Duration::from_millis(5);
 /// Log lines of an instance that ended.
 const TAIL: &str = "50";
 /// Restarts of an instance that had been ready, before it counts as ended.
@@ -118,7 +121,7 @@ impl Monitor {
     }
 
     async fn read_all(&self) -> bool {
-        let _turn = self.0.reading.lock().await;
+        let turn = self.0.reading.lock().await;
         let containers = match list(&self.0.docker, &[Labels::owner(&self.0.owner)]).await {
             Ok(containers) => containers,
             Err(error) => {
@@ -136,8 +139,28 @@ impl Monitor {
         for (id, containers) in &by_deployment {
             self.publish(id, containers).await;
         }
+        drop(turn);
+        self.first_probes().await;
         self.0.table.mark_synced();
         true
+    }
+
+    /// Adopted instances may well be serving: nothing is reported before each
+    /// was probed once, or the route feed would take their traffic away.
+    async fn first_probes(&self) {
+        let unprobed = || {
+            let running = |instance: &Instance| {
+                !instance.address.is_empty() && !instance.ready && instance.probe_attempts == 0
+            };
+            self.0.table.all().iter().any(|(_, known)| known.instances.iter().any(running))
+        };
+        let probing = async {
+            while unprobed() {
+                tokio::time::sleep(PROBE_CHECK).await;
+            }
+        };
+        // A hanging instance must not hold back the others.
+        let _ = tokio::time::timeout(FIRST_PROBES, probing).await;
     }
 
     async fn publish(&self, id: &DeploymentId, containers: &[ContainerSummary]) {
