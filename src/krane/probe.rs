@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::backend::Health;
+use crate::http::deepest;
 
 /// First pause after a probe that failed: start-up is often a matter of
 /// milliseconds, and a deployment waits for it.
@@ -16,10 +17,9 @@ pub(super) struct Prober {
 
 impl Prober {
     pub(super) fn new() -> Self {
-        let http = reqwest::Client::builder()
+        let http = crate::http::client()
             .redirect(reqwest::redirect::Policy::none())
             .pool_max_idle_per_host(0)
-            .no_proxy()
             .build()
             .unwrap_or_default();
         Self { http }
@@ -44,12 +44,4 @@ pub(super) fn pauses(health: &Health) -> impl Iterator<Item = Duration> + use<> 
     let most = health.interval;
     std::iter::successors(Some(FIRST_PAUSE), |pause| Some(*pause * 2))
         .map(move |pause| pause.min(most))
-}
-
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -52,6 +52,11 @@ struct Rows<T> {
 }
 
 #[derive(Deserialize)]
+struct Count {
+    count: u64,
+}
+
+#[derive(Deserialize)]
 struct JournalRow {
     index: u32,
     #[serde(default)]
@@ -90,15 +95,22 @@ impl AdminClient {
         exchange(self.http.post(&url).json(&body), &url).await.map(drop)
     }
 
+    /// Unfinished invocations. Those scheduled for later have not begun.
+    ///
+    /// # Errors
+    /// Restate does not answer.
+    pub async fn unfinished(&self) -> Result<u64, RestateError> {
+        let sql = "SELECT count(*) AS count FROM sys_invocation \
+                   WHERE status NOT IN ('completed', 'scheduled')";
+        let rows: Vec<Count> = self.query(sql).await?;
+        Ok(rows.first().map_or(0, |row| row.count))
+    }
+
     /// Unfinished invocations that are pinned to another worker URL.
     ///
     /// # Errors
     /// Restate does not answer.
     pub async fn unfinished_elsewhere(&self, worker_url: &str) -> Result<u64, RestateError> {
-        #[derive(Deserialize)]
-        struct Count {
-            count: u64,
-        }
         let sql = format!(
             "SELECT count(*) AS count FROM sys_invocation i JOIN sys_deployment d \
              ON d.id = i.pinned_deployment_id WHERE i.status <> 'completed' AND d.endpoint <> '{}/'",

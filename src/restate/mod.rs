@@ -7,10 +7,10 @@ pub mod server;
 
 use std::time::Duration;
 
+use crate::http::deepest;
+
 /// Longest answer of a call that only reads or writes a little.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Restate did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -34,12 +34,7 @@ pub enum RestateError {
 }
 
 fn client() -> reqwest::Client {
-    reqwest::Client::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .timeout(CALL_TIMEOUT)
-        .no_proxy()
-        .build()
-        .unwrap_or_default()
+    crate::http::client().timeout(CALL_TIMEOUT).build().unwrap_or_default()
 }
 
 /// Sends and reads the whole answer; a status of 400 and above is a refusal.
@@ -59,13 +54,4 @@ async fn exchange(request: reqwest::RequestBuilder, url: &str) -> Result<Vec<u8>
         .and_then(|json| json.get("message")?.as_str().map(str::to_owned))
         .unwrap_or_else(|| String::from_utf8_lossy(&body).into_owned());
     Err(RestateError::Refused { status: status.as_u16(), message: said })
-}
-
-/// The cause at the bottom: "Connection refused" rather than "error sending".
-fn deepest(error: &dyn std::error::Error) -> String {
-    let mut cause = error;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

@@ -18,9 +18,10 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    /// The process that has this pid now.
+    /// The process that has this pid now, be it only to be reaped.
     pub(super) fn of(pid: i32) -> Option<Self> {
-        Some(Self { pid, started: start_time(pid)? })
+        let (started, _) = stat(pid)?;
+        Some(Self { pid, started })
     }
 
     pub(super) fn own() -> Option<Self> {
@@ -28,7 +29,7 @@ impl Identity {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        start_time(self.pid) == Some(self.started)
+        stat(self.pid) == Some((self.started, true))
     }
 
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
@@ -59,16 +60,15 @@ impl Identity {
     }
 }
 
-/// Field 22 of `/proc/<pid>/stat`; a zombie has ended.
-fn start_time(pid: i32) -> Option<u64> {
+/// Start time (field 22 of `/proc/<pid>/stat`), and whether it still runs: a
+/// zombie has ended.
+fn stat(pid: i32) -> Option<(u64, bool)> {
     let stat =
         std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     // The second field is the name, in parentheses, and may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    if matches!(*fields.first()?, "Z" | "X") {
-        return None;
-    }
-    fields.get(19)?.parse().ok()
+    let runs = !matches!(*fields.first()?, "Z" | "X");
+    Some((fields.get(19)?.parse().ok()?, runs))
 }
 
 #[cfg(test)]

@@ -207,11 +207,8 @@ fn restate_child(parts: &Parts, program: PathBuf) -> Result<ChildSpec, SetupErro
 }
 
 fn gateway_child(parts: &Parts, args: Vec<String>) -> Result<ChildSpec, SetupError> {
-    let http = reqwest::Client::builder()
-        .timeout(Duration::from_secs(2))
-        .no_proxy()
-        .build()
-        .map_err(SetupError::from)?;
+    let http =
+        crate::http::client().timeout(Duration::from_secs(2)).build().map_err(SetupError::from)?;
     let url = format!("http://{}/.well-known/launchway/health", parts.config.gateway.bind);
     Ok(ChildSpec {
         name: GATEWAY,

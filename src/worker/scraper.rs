@@ -24,10 +24,9 @@ pub struct HttpScraper {
 impl HttpScraper {
     /// Ready to use.
     pub fn new() -> Self {
-        let http = reqwest::Client::builder()
+        let http = crate::http::client()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(LIMIT)
-            .no_proxy()
             .build()
             .unwrap_or_default();
         Self { http }
