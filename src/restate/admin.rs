@@ -226,11 +226,9 @@ fn join(rows: Vec<JournalRow>) -> Vec<JournalEntry> {
 
 /// `Service/handler` of a call or a send.
 fn called(json: &serde_json::Value) -> Option<String> {
-    let service = find_text(json, "service_name").or_else(|| find_text(json, "name"))?;
-    Some(match find_text(json, "handler_name").or_else(|| find_text(json, "handler")) {
-        Some(handler) => format!("{service}/{handler}"),
-        None => service,
-    })
+    let target = find(json, "invocation_target")?;
+    let (service, handler) = (find_text(target, "name")?, find_text(target, "handler")?);
+    Some(format!("{service}/{handler}"))
 }
 
 fn find<'a>(json: &'a serde_json::Value, key: &str) -> Option<&'a serde_json::Value> {

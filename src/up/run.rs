@@ -201,7 +201,8 @@ fn restate_child(parts: &Parts, program: PathBuf) -> Result<ChildSpec, SetupErro
         configuration,
         ready: Box::new(move || {
             let (admin, ingress) = (admin.clone(), ingress.clone());
-            Box::pin(async move { admin.health().await.is_ok() && ingress.health().await.is_ok() })
+            // The server answers before its partitions do.
+            Box::pin(async move { ingress.health().await.is_ok() && admin.unfinished().await.is_ok() })
         }),
     })
 }
