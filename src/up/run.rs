@@ -202,7 +202,9 @@ fn restate_child(parts: &Parts, program: PathBuf) -> Result<ChildSpec, SetupErro
         ready: Box::new(move || {
             let (admin, ingress) = (admin.clone(), ingress.clone());
             // The server answers before its partitions do.
-            Box::pin(async move { ingress.health().await.is_ok() && admin.unfinished().await.is_ok() })
+            Box::pin(
+                async move { ingress.health().await.is_ok() && admin.unfinished().await.is_ok() },
+            )
         }),
     })
 }

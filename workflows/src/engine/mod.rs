@@ -1,6 +1,7 @@
 //! The machinery every durable handler uses: steps, undos, readiness.
 
 pub mod core;
+pub mod failpoint;
 pub mod readiness;
 pub mod steps;
 pub mod undo;

@@ -7,7 +7,10 @@ use restate_sdk::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::Instrument;
 
-use super::core::Core;
+use super::{
+    core::Core,
+    failpoint::{self, Point},
+};
 use crate::{
     error::{ErrorCode, StepError, StepFailure},
     ids::{DeploymentId, InvocationId},
@@ -210,7 +213,10 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
             .retry_policy(limits.retry_policy())
             .await;
         match result {
-            Ok(Json(Verdict::Done(value))) => Ok(value),
+            Ok(Json(Verdict::Done(value))) => {
+                failpoint::reach(step, Point::Journaled).await;
+                Ok(value)
+            }
             Ok(Json(Verdict::Failed(failure))) => Err(Stop::Failed(failure.at(step))),
             Ok(Json(Verdict::Cancelled)) => Err(Stop::Cancelled),
             Err(error) => Err(Stop::from_terminal(&error, step)),
@@ -237,7 +243,10 @@ impl Recorded {
         record_passed(&self.core, &self.run, &self.passed).await?;
         let tries = self.core.store.step_started(&self.run, self.status).await?;
         tracing::info!(tries, "step starts");
-        let (end, verdict) = match self.outcome(action).await {
+        failpoint::reach(self.run.step, Point::Before).await;
+        let outcome = self.outcome(action).await;
+        failpoint::reach(self.run.step, Point::Done).await;
+        let (end, verdict) = match outcome {
             Outcome::Cancelled => (StepEnd::Cancelled, Verdict::Cancelled),
             Outcome::Ended(Ok(done)) => match oversized(&done.value) {
                 None => (

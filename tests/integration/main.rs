@@ -1,0 +1,10 @@
+//! The whole product on real parts: the binary, restate-server, the Docker
+//! engine, an S3 and a gateway, on private ports and directories.
+//! `./dev test` installs what this needs.
+
+mod crashes;
+mod deploys;
+mod mistakes;
+mod setup;
+mod submissions;
+mod support;

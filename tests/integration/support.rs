@@ -1,0 +1,435 @@
+//! An installation of its own for each test.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+/// Longest wait for anything that happens by itself.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const SETTINGS: [&str; 8] = [
+    "control.bind",
+    "krane.bind",
+    "gateway.bind",
+    "worker.bind",
+    "restate.ingress_bind",
+    "restate.admin_bind",
+    "restate.node_bind",
+    "storage.bind",
+];
+
+/// A running `launchway up`, gone with everything it made when dropped.
+pub struct Installation {
+    dir: tempfile::TempDir,
+    ports: Vec<SocketAddr>,
+    extra: Vec<String>,
+    up: Option<Child>,
+}
+
+/// The answer of a hostname.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+pub fn binary() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_launchway"))
+}
+
+pub fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+pub fn example(name: &str) -> PathBuf {
+    let dir = root().join("examples").join(name);
+    assert!(dir.is_dir(), "{} is missing", dir.display());
+    dir
+}
+
+/// Polls until `look` finds something.
+pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn free_ports(count: usize) -> Vec<SocketAddr> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+impl Installation {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(extra: &[&str]) -> Self {
+        let mut this = Self::prepare(extra);
+        this.up();
+        this
+    }
+
+    /// Everything but the start.
+    pub fn prepare(extra: &[&str]) -> Self {
+        let dir = tempfile::Builder::new().prefix("launchway-test-").tempdir().unwrap();
+        fs::create_dir(dir.path().join("failpoints")).unwrap();
+        let extra = extra.iter().map(|text| (*text).to_owned()).collect();
+        Self { dir, ports: free_ports(SETTINGS.len()), extra, up: None }
+    }
+
+    pub fn address(&self, setting: &str) -> SocketAddr {
+        let at = SETTINGS.iter().position(|known| *known == setting).unwrap();
+        self.ports[at]
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn flags(&self) -> Vec<String> {
+        let mut flags = vec!["--data-dir".to_owned(), self.data().display().to_string()];
+        for (setting, address) in SETTINGS.iter().zip(&self.ports) {
+            flags.extend(["--set".to_owned(), format!("{setting}={address}")]);
+        }
+        for extra in &self.extra {
+            flags.extend(["--set".to_owned(), extra.clone()]);
+        }
+        flags
+    }
+
+    fn environment(&self, command: &mut Command) {
+        command
+            .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
+            .env("LAUNCHWAY_FAILPOINTS", self.dir.path().join("failpoints"))
+            .env_remove("LAUNCHWAY_URL")
+            .env_remove("LAUNCHWAY_TOKEN")
+            .env("NO_COLOR", "1");
+    }
+
+    /// `up` in the foreground of a child process, with more flags.
+    pub fn up_command(&self, more: &[&str]) -> Command {
+        let mut command = binary();
+        command.arg("up").args(self.flags()).args(more).stdin(Stdio::null());
+        self.environment(&mut command);
+        command
+    }
+
+    /// Starts `up` and returns when it is ready.
+    pub fn up(&mut self) {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("up.log"))
+            .unwrap();
+        let mut command = self.up_command(&[]);
+        let up = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let pid = up.id();
+        self.up = Some(up);
+        let state = self.data().join("run/up.json");
+        eventually("`up` is ready", || {
+            let ended = self.up.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "`up` has ended: {}", self.log());
+            let state: Value = serde_json::from_slice(&fs::read(&state).ok()?).ok()?;
+            (state["process"]["pid"] == pid && state["status"] == "ready").then_some(())
+        });
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// kill -9 of `up`: control API, worker, krane and object store at once.
+    pub fn kill_up(&mut self) {
+        let mut up = self.up.take().unwrap();
+        up.kill().unwrap();
+        up.wait().unwrap();
+    }
+
+    /// SIGTERM, and the exit code.
+    pub fn stop_up(&mut self) -> Option<i32> {
+        let mut up = self.up.take().unwrap();
+        signal("TERM", up.id());
+        up.wait().unwrap().code()
+    }
+
+    /// Pid of a child of `up`.
+    pub fn child(&self, name: &str) -> u32 {
+        let record = fs::read(self.data().join(format!("run/{name}.json"))).unwrap();
+        let record: Value = serde_json::from_slice(&record).unwrap();
+        u32::try_from(record["process"]["pid"].as_u64().unwrap()).unwrap()
+    }
+
+    /// The next execution of the step is held at the point.
+    pub fn arm(&self, step: &str, point: &str) {
+        fs::write(self.dir.path().join(format!("failpoints/{step}.{point}")), "").unwrap();
+    }
+
+    pub fn wait_parked(&self, step: &str, point: &str) {
+        let hit = self.dir.path().join(format!("failpoints/{step}.{point}.hit"));
+        eventually("the failpoint is hit", || hit.exists().then_some(()));
+    }
+
+    pub fn cli(&self, args: &[&str]) -> Command {
+        let mut command = binary();
+        command.args(args).stdin(Stdio::null());
+        self.environment(&mut command);
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.cli(args).output().unwrap()
+    }
+
+    /// The last line of a verb's JSON output, which must succeed.
+    pub fn json(&self, args: &[&str]) -> Value {
+        let output = self.run(&[args, &["--json"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", text(&output));
+        let stdout = String::from_utf8(output.stdout).unwrap();
+        serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
+    }
+
+    /// Deploys and returns the result, which must be live.
+    pub fn deploy(&self, dir: &Path, more: &[&str]) -> Value {
+        let dir = dir.display().to_string();
+        let result = self.json(&[&["deploy", &dir], more].concat());
+        assert_eq!(result["status"], "live", "{result:#}");
+        result
+    }
+
+    /// Deploys in the background and returns the id.
+    pub fn submit(&self, dir: &Path, more: &[&str]) -> String {
+        let dir = dir.display().to_string();
+        let result = self.json(&[&["deploy", &dir, "--detach"], more].concat());
+        result["deployment_id"].as_str().unwrap().to_owned()
+    }
+
+    pub fn inspect(&self, id: &str) -> Value {
+        self.json(&["inspect", id])
+    }
+
+    /// The deployment once its status is one of these. The control API may be
+    /// away meanwhile.
+    pub fn wait_status(&self, id: &str, statuses: &[&str]) -> Value {
+        eventually(&format!("{id} is {statuses:?}"), || {
+            let output = self.run(&["inspect", id, "--json"]);
+            let found: Value = serde_json::from_slice(&output.stdout).ok()?;
+            statuses.contains(&found["status"].as_str()?).then_some(found)
+        })
+    }
+
+    /// The step's row, once it has one with this status.
+    pub fn wait_step(&self, id: &str, step: &str, status: &str) {
+        eventually(&format!("{step} of {id} is {status}"), || {
+            let found = self.inspect(id);
+            let rows = found["steps"].as_array()?;
+            rows.iter().any(|row| row["name"] == step && row["status"] == status).then_some(())
+        });
+    }
+
+    /// What a hostname answers through the gateway.
+    pub fn get(&self, host: &str, path: &str) -> Answer {
+        request(self.address("gateway.bind"), host, path).expect("the gateway answers")
+    }
+
+    pub fn ingress(&self, handler: &str, key: &str, body: &Value) -> Answer {
+        post(self.address("restate.ingress_bind"), handler, key, &body.to_string())
+    }
+
+    /// Asks a host again and again until dropped; counts what went wrong.
+    pub fn load(&self, host: &str, good: &'static [&'static str]) -> Load {
+        let (gateway, host) = (self.address("gateway.bind"), host.to_owned());
+        let stop = Arc::new(AtomicBool::new(false));
+        let (asked, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (stopping, asking, failing) =
+            (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&failed));
+        let thread = std::thread::spawn(move || {
+            let mut last = String::new();
+            while !stopping.load(Ordering::Relaxed) {
+                let answer = request(gateway, &host, "/");
+                let fine = answer.as_ref().is_some_and(|answer| {
+                    answer.status == 200 && good.iter().any(|text| answer.body.contains(text))
+                });
+                asking.fetch_add(1, Ordering::Relaxed);
+                if !fine {
+                    failing.fetch_add(1, Ordering::Relaxed);
+                    last = format!("{answer:?}");
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            last
+        });
+        Load { stop, asked, failed, thread: Some(thread) }
+    }
+
+    pub fn containers(&self, id: &str) -> Vec<String> {
+        docker(&[
+            "ps",
+            "-aq",
+            "--filter",
+            &format!("label=launchway.deployment={id}"),
+            "--filter",
+            "label=launchway.replica",
+        ])
+    }
+
+    pub fn images(&self, id: &str) -> Vec<String> {
+        docker(&["images", "-q", "--filter", &format!("label=launchway.deployment={id}")])
+    }
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- up.log\n{}", self.log());
+        }
+        let ids = self.run(&["list", "--limit", "500", "--json"]);
+        let listed: Value = serde_json::from_slice(&ids.stdout).unwrap_or_default();
+        let flags = ["--all"].map(str::to_owned).into_iter().chain(self.flags());
+        let mut down = binary();
+        down.arg("down").args(flags);
+        self.environment(&mut down);
+        let _ = down.output();
+        if let Some(mut up) = self.up.take() {
+            let _ = up.kill();
+            let _ = up.wait();
+        }
+        for deployment in listed["deployments"].as_array().into_iter().flatten() {
+            for image in self.images(deployment["deployment_id"].as_str().unwrap_or_default()) {
+                docker(&["rmi", "-f", &image]);
+            }
+        }
+    }
+}
+
+/// See [`Installation::load`].
+pub struct Load {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    failed: Arc<AtomicUsize>,
+    thread: Option<JoinHandle<String>>,
+}
+
+impl Load {
+    /// Ends it; every request must have been answered well.
+    pub fn assert_no_failure(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let last = self.thread.take().unwrap().join().unwrap();
+        let (asked, failed) =
+            (self.asked.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        assert!(asked > 0, "nothing was asked");
+        assert_eq!(failed, 0, "of {asked} requests; the last was {last}");
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+pub fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+pub fn signal(name: &str, pid: u32) {
+    let status =
+        Command::new("kill").args([&format!("-{name}"), &pid.to_string()]).status().unwrap();
+    assert!(status.success());
+}
+
+pub fn docker(args: &[&str]) -> Vec<String> {
+    let output = Command::new("docker").args(args).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+fn request(address: SocketAddr, host: &str, path: &str) -> Option<Answer> {
+    let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    exchange(address, head.as_bytes())
+}
+
+fn post(address: SocketAddr, path: &str, key: &str, body: &str) -> Answer {
+    let head = format!(
+        "POST /{path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nidempotency-key: {key}\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    exchange(address, head.as_bytes()).unwrap()
+}
+
+fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    stream.write_all(bytes).ok()?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).ok()?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    let status = head.split_whitespace().nth(1)?.parse().ok()?;
+    Some(Answer { status, body: body.to_owned() })
+}
+
+/// A small application in a directory of its own.
+pub struct App {
+    dir: tempfile::TempDir,
+}
+
+impl App {
+    /// Answers with `greeting`; `before` are lines of the Dockerfile before CMD.
+    pub fn new(greeting: &str, before: &str) -> Self {
+        let command = r#"CMD ["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"]"#;
+        Self::with_dockerfile(
+            greeting,
+            &format!(
+                "FROM scratch\nCOPY busybox /bin/busybox\nCOPY www /www\n{before}\n{command}\n"
+            ),
+        )
+    }
+
+    pub fn with_dockerfile(greeting: &str, dockerfile: &str) -> Self {
+        let app = Self { dir: tempfile::Builder::new().prefix("app-").tempdir().unwrap() };
+        fs::copy("/bin/busybox", app.path().join("busybox")).unwrap();
+        fs::create_dir(app.path().join("www")).unwrap();
+        app.greet(greeting);
+        fs::write(app.path().join("Dockerfile"), dockerfile).unwrap();
+        app
+    }
+
+    pub fn greet(&self, greeting: &str) {
+        fs::write(self.path().join("www/index.html"), greeting).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+/// Rows of the steps that really ran, by name.
+pub fn step<'a>(deployment: &'a Value, name: &str) -> &'a Value {
+    let rows = deployment["steps"].as_array().unwrap();
+    let mut found = rows.iter().filter(|row| row["name"] == name);
+    let row = found.next().unwrap_or_else(|| panic!("{name} has no row: {deployment:#}"));
+    assert!(found.next().is_none(), "{name} has two rows: {deployment:#}");
+    row
+}
