@@ -20,6 +20,7 @@ use super::{access::AccessRecord, clock, upstream::Lease};
 pub(super) struct Upload {
     moved_at: AtomicU64,
     waits_for_client: AtomicBool,
+    broken_by_client: AtomicBool,
 }
 
 impl Upload {
@@ -31,6 +32,11 @@ impl Upload {
     /// Whether it is the client that the upload waits for.
     pub fn waits_for_client(&self) -> bool {
         self.waits_for_client.load(Relaxed)
+    }
+
+    /// Whether the client sent something that is no body, or went away.
+    pub fn broken_by_client(&self) -> bool {
+        self.broken_by_client.load(Relaxed)
     }
 }
 
@@ -47,6 +53,7 @@ impl RequestBody {
             Arc::new(Upload {
                 moved_at: AtomicU64::new(clock::now_ms()),
                 waits_for_client: AtomicBool::new(false),
+                broken_by_client: AtomicBool::new(false),
             })
         });
         Self { inner, upload }
@@ -68,8 +75,9 @@ impl Body for RequestBody {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         if let Some(upload) = &self.upload {
             upload.waits_for_client.store(polled.is_pending(), Relaxed);
-            if polled.is_ready() {
+            if let Poll::Ready(frame) = &polled {
                 upload.moved_at.store(clock::now_ms(), Relaxed);
+                upload.broken_by_client.store(matches!(frame, Some(Err(_))), Relaxed);
             }
         }
         polled

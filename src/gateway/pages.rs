@@ -13,6 +13,7 @@ use super::{headers::X_REQUEST_ID, host::BadHost};
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
     BadHost(BadHost),
+    BadBody,
     Connect,
     Starting,
     UnknownHost,
@@ -72,6 +73,12 @@ impl Fault {
                 "bad_request",
                 "The request names no usable host",
                 &reason.to_string(),
+            ),
+            Self::BadBody => page(
+                StatusCode::BAD_REQUEST,
+                "bad_body",
+                "The request body is malformed",
+                "Its chunks or its length do not add up; send it again.",
             ),
             Self::Connect => page(
                 StatusCode::METHOD_NOT_ALLOWED,

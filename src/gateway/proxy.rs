@@ -185,6 +185,7 @@ impl Exchange<'_> {
         let (fault, reason) = match unanswered {
             Unanswered::Timeout => (Fault::UpstreamTimeout, "no response in time".to_owned()),
             Unanswered::ClientStalled => return Fault::ClientStalled,
+            Unanswered::ClientBroken => return Fault::BadBody,
             Unanswered::NotSent(_, error) => (Fault::UpstreamDown, error.to_string()),
             Unanswered::Broken(error) => (Fault::UpstreamDown, error.to_string()),
         };

@@ -17,7 +17,11 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
-use super::{body::RequestBody, clock, config::GatewayConfig};
+use super::{
+    body::{RequestBody, Upload},
+    clock,
+    config::GatewayConfig,
+};
 
 /// Unused connections kept to one instance; more are closed.
 const MAX_IDLE: usize = 512;
@@ -53,6 +57,8 @@ pub(super) enum Unanswered {
     Timeout,
     /// The client stopped sending its body.
     ClientStalled,
+    /// The client's body is malformed or was broken off.
+    ClientBroken,
 }
 
 enum Sent {
@@ -261,7 +267,7 @@ fn settle(sent: Sent) -> Result<Response<Incoming>, Unanswered> {
 
 /// Waits for the response head: `limit` after the request was handed over, or
 /// after the last time its body moved.
-async fn answer<F>(upload: Option<Arc<super::body::Upload>>, response: F, limit: Duration) -> Sent
+async fn answer<F>(upload: Option<Arc<Upload>>, response: F, limit: Duration) -> Sent
 where
     F: Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>,
 {
@@ -273,6 +279,9 @@ where
             Ok(Err(mut failed)) => {
                 return match failed.take_message() {
                     Some(request) => Sent::Returned(Box::new(request), failed.into_error()),
+                    None if upload.is_some_and(|upload| upload.broken_by_client()) => {
+                        Sent::Unanswered(Unanswered::ClientBroken)
+                    }
                     None => Sent::Unanswered(Unanswered::Broken(failed.into_error())),
                 };
             }
