@@ -25,6 +25,8 @@ pub(super) struct AccessRecord {
     pub attempts: usize,
     /// Set with the response.
     pub status: u16,
+    /// The whole response was handed over; false when a side broke off.
+    pub complete: bool,
 }
 
 impl AccessRecord {
@@ -39,6 +41,7 @@ impl AccessRecord {
             route: None,
             attempts: 0,
             status: CLIENT_LEFT,
+            complete: false,
         })
     }
 }
@@ -52,6 +55,7 @@ impl Drop for AccessRecord {
             host = %self.host,
             path = %self.path,
             status = self.status,
+            complete = self.complete,
             duration_ms = self.started.elapsed().as_micros() as f64 / 1e3,
             deployment_id,
             request_id = self.request_id.to_str().unwrap_or(""),

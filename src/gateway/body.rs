@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{access::AccessRecord, clock, upstream::Lease};
+use super::{access::AccessRecord, clock, table::Route, upstream::Lease};
 
 /// How an upload gets on, seen by the one who waits for its response.
 pub(super) struct Upload {
@@ -105,7 +105,7 @@ pub(super) enum BodyError {
 /// It carries the access record, which is written when the body is dropped.
 pub(super) struct ResponseBody {
     source: Source,
-    _record: Option<AccessRecord>,
+    record: Option<AccessRecord>,
 }
 
 enum Source {
@@ -115,6 +115,7 @@ enum Source {
 
 struct Stream {
     inner: Incoming,
+    route: Arc<Route>,
     lease: Option<Lease>,
     idle_limit: Duration,
     /// Made when the stream first has to wait; most responses never do.
@@ -125,19 +126,33 @@ struct Stream {
 impl ResponseBody {
     pub fn page(bytes: Bytes, record: Option<AccessRecord>) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self { source: Source::Page(bytes), _record: record }
+        Self { source: Source::Page(bytes), record }.noting_end()
     }
 
     pub fn stream(
         inner: Incoming,
+        route: Arc<Route>,
         lease: Lease,
         idle_limit: Duration,
         record: Option<AccessRecord>,
     ) -> Self {
-        let mut stream =
-            Stream { inner, lease: Some(lease), idle_limit, idle: None, waiting: false };
+        let lease = Some(lease);
+        let mut stream = Stream { inner, route, lease, idle_limit, idle: None, waiting: false };
         stream.release_at_end();
-        Self { source: Source::Stream(stream), _record: record }
+        Self { source: Source::Stream(stream), record }.noting_end()
+    }
+
+    fn noting_end(mut self) -> Self {
+        self.note_end();
+        self
+    }
+
+    fn note_end(&mut self) {
+        if self.is_end_stream()
+            && let Some(record) = &mut self.record
+        {
+            record.complete = true;
+        }
     }
 }
 
@@ -165,7 +180,7 @@ impl Stream {
                     lease.finish();
                 }
                 self.release_at_end();
-                Poll::Ready(frame.map(|frame| frame.map_err(BodyError::from)))
+                Poll::Ready(frame.map(|frame| frame.map_err(|error| self.broken(error.into()))))
             }
             Poll::Pending => {
                 let limit = self.idle_limit;
@@ -175,9 +190,16 @@ impl Stream {
                     self.waiting = true;
                 }
                 ready!(timer.as_mut().poll(cx));
-                Poll::Ready(Some(Err(BodyError::Idle(limit))))
+                Poll::Ready(Some(Err(self.broken(BodyError::Idle(limit)))))
             }
         }
+    }
+
+    /// The status is long sent: a log line is all that can tell.
+    fn broken(&self, error: BodyError) -> BodyError {
+        let spec = &self.route.spec;
+        tracing::warn!(deployment_id = %spec.deployment_id, host = %spec.host, %error, "response broken off");
+        error
     }
 }
 
@@ -189,10 +211,20 @@ impl Body for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.source {
+        let polled = match &mut self.source {
             Source::Page(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Source::Stream(stream) => stream.poll_frame(cx),
+        };
+        match &polled {
+            Poll::Ready(Some(Ok(_))) => self.note_end(),
+            Poll::Ready(None) => {
+                if let Some(record) = &mut self.record {
+                    record.complete = true;
+                }
+            }
+            Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

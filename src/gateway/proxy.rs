@@ -81,7 +81,7 @@ impl Gateway {
         match table.find(&host) {
             Some(route) => Ok(Target::Route(Arc::clone(route))),
             None if parts.uri.path() == HEALTH_PATH && is_own(&host) => Ok(Target::Health),
-            None if table.version == 0 => Err(Fault::Starting),
+            None if table.version == 0 && !self.is_fed() => Err(Fault::Starting),
             None => Err(Fault::UnknownHost),
         }
     }
@@ -130,7 +130,7 @@ impl Exchange<'_> {
                 Ok(self.switch(client, response, lease))
             }
             (StatusCode::SWITCHING_PROTOCOLS, None) => Err(Fault::UpstreamDown),
-            _ => Ok(self.stream(response, lease)),
+            _ => Ok(self.stream(route, response, lease)),
         }
     }
 
@@ -200,14 +200,22 @@ impl Exchange<'_> {
         fault
     }
 
-    fn stream(&mut self, response: Response<Incoming>, lease: Lease) -> Response<ResponseBody> {
+    fn stream(
+        &mut self,
+        route: &Arc<Route>,
+        response: Response<Incoming>,
+        lease: Lease,
+    ) -> Response<ResponseBody> {
         let (mut parts, body) = response.into_parts();
         headers::prepare_response(&mut parts.headers, &self.request_id);
         // An instance that speaks HTTP/1.0 must not decide how we speak.
         parts.version = hyper::Version::HTTP_11;
         let record = self.close_record(parts.status);
         let idle = self.gateway.config.stream_idle;
-        Response::from_parts(parts, ResponseBody::stream(body, lease, idle, record))
+        Response::from_parts(
+            parts,
+            ResponseBody::stream(body, Arc::clone(route), lease, idle, record),
+        )
     }
 
     fn switch(

@@ -26,14 +26,17 @@ pub(super) async fn join(
     idle_limit: Duration,
     held: (Lease, Option<AccessRecord>),
 ) {
-    let _held = held;
+    let (_lease, mut record) = held;
     let Ok((client, instance)) = tokio::try_join!(client, instance) else { return };
     let moved = Arc::new(AtomicU64::new(0));
     let mut client = Counted { io: TokioIo::new(client), moved: Arc::clone(&moved) };
     let mut instance = TokioIo::new(instance);
     tokio::select! {
-        // Either end may break off at any time; nobody is left to be told.
-        _ = copy_bidirectional(&mut client, &mut instance) => {}
+        copied = copy_bidirectional(&mut client, &mut instance) => {
+            if let Some(record) = &mut record {
+                record.complete = copied.is_ok();
+            }
+        }
         () = silence(&moved, idle_limit) => {}
     }
 }
