@@ -24,8 +24,9 @@ use super::{
 };
 
 const CONNECT: Duration = Duration::from_secs(3);
-/// Between connecting and the first snapshot.
-const FIRST_UPDATE: Duration = Duration::from_secs(10);
+/// Between connecting and an open feed. The first snapshot may take longer: a
+/// control plane that does not know its instances yet rightly says nothing.
+const OPEN: Duration = Duration::from_secs(10);
 /// A control plane that vanished without a goodbye is noticed after both.
 const PING_EVERY: Duration = Duration::from_secs(5);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
@@ -73,7 +74,7 @@ enum Interrupted {
     Connect(#[from] tonic::transport::Error),
     #[error("the control plane refused: {}", .0.message())]
     Refused(#[from] Status),
-    #[error("no snapshot within {FIRST_UPDATE:?}")]
+    #[error("the control plane did not open the feed within {OPEN:?}")]
     Slow,
     #[error("the control plane ended the feed")]
     Ended,
@@ -115,19 +116,16 @@ async fn session(
     .max_decoding_message_size(MAX_UPDATE_BYTES);
 
     // A watch, so that a slow control plane sees the latest version instead of
-    // a queue of old ones.
-    let (applied, versions) = watch::channel(gateway.table.load().version);
+    // a queue of old ones. It starts at 0 on every feed: a restarted control
+    // plane may count anew, and must not take an old number for its own.
+    let (applied, versions) = watch::channel(0);
     let gateway_id = gateway.id.clone();
     let acknowledgements = WatchStream::new(versions).map(move |applied_version| {
         WatchRoutesRequest { gateway_id: gateway_id.clone(), applied_version }
     });
-    let opening = async {
-        let mut updates = client.watch_routes(acknowledgements).await?.into_inner();
-        let first = updates.message().await?.ok_or(Interrupted::Ended)?;
-        Ok::<_, Interrupted>((updates, first))
-    };
-    let (mut updates, first) =
-        timeout(FIRST_UPDATE, opening).await.map_err(|_| Interrupted::Slow)??;
+    let opened = timeout(OPEN, client.watch_routes(acknowledgements)).await;
+    let mut updates = opened.map_err(|_| Interrupted::Slow)??.into_inner();
+    let first = updates.message().await?.ok_or(Interrupted::Ended)?;
     if !first.snapshot {
         return Err(Interrupted::NoSnapshot);
     }
