@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod gateway;
+mod http;
 pub mod krane;
 pub mod pack;
 pub mod restate;

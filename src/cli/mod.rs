@@ -1,1 +1,58 @@
+//! The command line: results on stdout, progress on stderr, exit codes that
+//! scripts can rely on.
 
+mod args;
+mod connect;
+mod deploy;
+mod doctor;
+mod exit;
+mod project;
+mod query;
+mod render;
+mod serve;
+mod time;
+
+use clap::Parser;
+
+pub use args::Cli;
+pub use exit::{Exit, Failure};
+
+use args::Command;
+
+/// Runs the command line of this process.
+pub async fn main() -> Exit {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are no errors; clap prints each where it belongs.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Success };
+        }
+    };
+    let json = cli.global.json;
+    match run(cli).await {
+        Ok(exit) => exit,
+        Err(failure) => {
+            render::failure(&failure, json);
+            failure.exit
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<Exit, Failure> {
+    let global = &cli.global;
+    match cli.command {
+        Command::Up(args) => serve::up(global, args).await,
+        Command::Serve(args) => serve::serve(args).await,
+        Command::Down(args) => serve::down(global, args).await,
+        Command::Doctor(args) => doctor::doctor(global, args).await,
+        Command::Deploy(args) => deploy::deploy(global, args).await,
+        Command::Watch { id } => deploy::watch(global, &id).await,
+        Command::List(args) => query::list(global, args).await,
+        Command::Inspect { id } => query::inspect(global, &id).await,
+        Command::Logs(args) => query::logs(global, args).await,
+        Command::Journal { id } => query::journal(global, &id).await,
+        Command::Open { id } => query::open(global, id.as_deref()).await,
+        Command::Version => query::version(global),
+    }
+}

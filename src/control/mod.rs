@@ -1,1 +1,95 @@
+//! The control API: `ctrl.v1` for people and programs, `gateway.v1` for
+//! gateways, on one port, with health and reflection.
 
+mod auth;
+mod builds;
+mod convert;
+mod deployments;
+mod journal;
+mod routes;
+mod watch;
+
+use std::{future::Future, sync::Arc};
+
+use launchway_proto::{
+    DESCRIPTORS,
+    ctrl::v1::{
+        build_service_server::BuildServiceServer,
+        deployment_service_server::DeploymentServiceServer,
+    },
+    gateway::v1::route_service_server::RouteServiceServer,
+};
+use launchway_workflows::ids::WorkspaceId;
+use tokio::net::TcpListener;
+use tonic::transport::server::{Router, TcpIncoming};
+
+pub use routes::RouteFeed;
+
+use crate::{
+    config::Gateway,
+    restate::{admin::AdminClient, ingress::IngressClient},
+    storage::S3Storage,
+    store::Store,
+};
+
+/// What the API is made of.
+#[derive(Clone)]
+pub struct Control {
+    /// Database.
+    pub store: Store,
+    /// Object store.
+    pub storage: S3Storage,
+    /// Where workflows are started.
+    pub ingress: IngressClient,
+    /// Where journals are read.
+    pub admin: AdminClient,
+    /// For the URLs that are shown.
+    pub gateway: Gateway,
+    /// Whose projects these are.
+    pub workspace: WorkspaceId,
+    /// Larger contexts get no upload URL.
+    pub max_context_bytes: u64,
+    /// Routes for gateways.
+    pub routes: Arc<RouteFeed>,
+}
+
+impl Control {
+    /// Serves on the listener until `stop`.
+    ///
+    /// # Errors
+    /// The server breaks.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error> {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        self.router().await?.serve_with_incoming_shutdown(incoming, stop).await
+    }
+
+    async fn router(self) -> Result<Router, tonic::transport::Error> {
+        let (health, health_service) = tonic_health::server::health_reporter();
+        health.set_serving::<DeploymentServiceServer<Control>>().await;
+        health.set_serving::<BuildServiceServer<Control>>().await;
+        let authenticate = auth::Authenticate::new(self.store.clone());
+        let routes = RouteServiceServer::from_arc(Arc::clone(&self.routes));
+        let api = Arc::new(self);
+        let deployments = DeploymentServiceServer::from_arc(Arc::clone(&api));
+        let builds = BuildServiceServer::from_arc(api);
+        let mut router = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
+            .http2_keepalive_timeout(Some(std::time::Duration::from_secs(5)))
+            .add_service(health_service)
+            .add_service(auth::guard(authenticate.clone(), deployments))
+            .add_service(auth::guard(authenticate, builds))
+            .add_service(routes);
+        // The descriptors are made by our own build: they are well-formed.
+        if let Ok(reflection) = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .build_v1()
+        {
+            router = router.add_service(reflection);
+        }
+        Ok(router)
+    }
+}

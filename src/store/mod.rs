@@ -1,1 +1,129 @@
+//! The product's database: one SQL text for SQLite and Postgres, every status
+//! write a compare-and-set.
 
+mod attempts;
+mod build_log;
+mod keys;
+mod open;
+mod port;
+mod retirement;
+mod routes;
+mod steps;
+mod submissions;
+#[cfg(test)]
+mod suite;
+mod views;
+mod waits;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use launchway_workflows::{ids::DeploymentId, ports::StoreError};
+use serde::{Serialize, de::DeserializeOwned};
+use sqlx::{Any, AnyPool, Row, Transaction, any::AnyRow};
+use tokio::sync::{broadcast, watch};
+
+pub use keys::{ApiKey, Role};
+pub use open::OpenError;
+pub use routes::RouteRow;
+pub use views::{BuildLogLine, DeploymentView, StepView};
+
+/// Changes that a slow watcher may lag behind before it must read afresh.
+const CHANGE_BUFFER: usize = 4096;
+
+/// The database; cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pool: AnyPool,
+    dialect: Dialect,
+    changes: broadcast::Sender<DeploymentId>,
+    routes: watch::Sender<u64>,
+}
+
+/// What the two databases do not share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    Sqlite,
+    Postgres,
+}
+
+pub(crate) type Tx = Transaction<'static, Any>;
+pub(crate) type Result<T> = std::result::Result<T, StoreError>;
+
+impl Store {
+    /// The ids of deployments whose visible state has changed in this process.
+    pub fn changes(&self) -> broadcast::Receiver<DeploymentId> {
+        self.changes.subscribe()
+    }
+
+    /// Counts the changes of routes in this process.
+    pub fn route_changes(&self) -> watch::Receiver<u64> {
+        self.routes.subscribe()
+    }
+
+    /// Answers when the database does.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.pool).await.map_err(database)?;
+        Ok(())
+    }
+
+    /// A transaction that will write. SQLite takes its write lock at once: a
+    /// deferred one fails when another writer is between read and write.
+    async fn write(&self) -> Result<Tx> {
+        match self.dialect {
+            Dialect::Sqlite => self.pool.begin_with("BEGIN IMMEDIATE").await,
+            Dialect::Postgres => self.pool.begin().await,
+        }
+        .map_err(database)
+    }
+
+    fn changed(&self, id: &DeploymentId) {
+        // No receiver is fine: nobody is watching.
+        let _ = self.changes.send(id.clone());
+    }
+
+    fn routes_changed(&self) {
+        self.routes.send_modify(|count| *count += 1);
+    }
+}
+
+pub(crate) fn database(error: sqlx::Error) -> StoreError {
+    StoreError(error.to_string())
+}
+
+async fn commit(tx: Tx) -> Result<()> {
+    tx.commit().await.map_err(database)
+}
+
+fn get<'r, T>(row: &'r AnyRow, column: &str) -> Result<T>
+where
+    T: sqlx::Decode<'r, Any> + sqlx::Type<Any>,
+{
+    row.try_get(column).map_err(database)
+}
+
+/// A column that holds something with a text form, such as an id or a status.
+fn parse<T>(row: &AnyRow, column: &str) -> Result<T>
+where
+    T: std::str::FromStr,
+    T::Err: std::fmt::Display,
+{
+    let text: String = get(row, column)?;
+    text.parse().map_err(|error| StoreError(format!("column {column}: {error}")))
+}
+
+fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|error| StoreError(format!("stored JSON: {error}")))
+}
+
+fn json<T: Serialize>(value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| StoreError(format!("to JSON: {error}")))
+}
+
+/// Milliseconds since the epoch.
+pub(crate) fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}

@@ -7,10 +7,12 @@
 #![warn(missing_docs)]
 
 pub mod domains;
+pub mod engine;
 pub mod error;
 pub mod ids;
 pub mod model;
 pub mod names;
 pub mod ports;
+pub mod services;
 pub mod status;
 pub mod step;

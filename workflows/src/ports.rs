@@ -135,6 +135,18 @@ pub trait Store: Send + Sync + 'static {
         claims: &[DomainClaim],
     ) -> Result<Option<Routed>, StoreError>;
 
+    /// Closes the way to the commit point for the owner: from here on
+    /// `commit_routes` answers `None`, until the next `begin_attempt`. `Some`:
+    /// the commit had already taken place, and nothing was closed.
+    async fn begin_unwind(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<Option<Routed>, StoreError>;
+
+    /// The invocation that owns the row, for callees that record for it.
+    async fn owner_of(&self, id: &DeploymentId) -> Result<Option<InvocationId>, StoreError>;
+
     /// Notes a warning for people (an event after the commit point).
     async fn add_warning(&self, id: &DeploymentId, warning: &str) -> Result<(), StoreError>;
 

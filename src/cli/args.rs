@@ -1,0 +1,200 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::up::Role;
+
+/// A deploy engine that never loses its place.
+#[derive(Debug, Parser)]
+#[command(name = "launchway", version, disable_help_subcommand = true)]
+pub struct Cli {
+    #[command(flatten)]
+    pub(super) global: Global,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+/// Flags of every verb.
+#[derive(Debug, Clone, Args)]
+pub(super) struct Global {
+    /// Control API, e.g. http://127.0.0.1:7091 [default: the last `launchway up`]
+    #[arg(long, global = true, env = "LAUNCHWAY_URL", value_name = "URL")]
+    pub(super) url: Option<String>,
+    /// API key [default: the one `launchway up` wrote for this URL]
+    #[arg(
+        long,
+        global = true,
+        env = "LAUNCHWAY_TOKEN",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    pub(super) token: Option<String>,
+    /// Workspace
+    #[arg(long, global = true, env = "LAUNCHWAY_WORKSPACE", value_name = "NAME")]
+    pub(super) workspace: Option<String>,
+    /// Project [default: `project` in launchway.toml, else the directory's name]
+    #[arg(long, short, global = true, env = "LAUNCHWAY_PROJECT", value_name = "NAME")]
+    pub(super) project: Option<String>,
+    /// Environment [default: preview]
+    #[arg(long = "env", short, global = true, env = "LAUNCHWAY_ENV", value_name = "NAME")]
+    pub(super) environment: Option<String>,
+    /// Print JSON, one object per line
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Run everything on this machine
+    Up(UpArgs),
+    /// Run some parts, to scale out
+    Serve(ServeArgs),
+    /// Stop what `up` has started; deployments go on running
+    Down(DownArgs),
+    /// Check that everything is in place
+    Doctor(ConfigArgs),
+    /// Take a directory, or an image, to a running deployment
+    Deploy(DeployArgs),
+    /// Follow a deployment until it ends
+    Watch {
+        /// Deployment id
+        id: String,
+    },
+    /// List deployments
+    #[command(alias = "ls")]
+    List(ListArgs),
+    /// Show a deployment with its steps
+    #[command(alias = "status")]
+    Inspect {
+        /// Deployment id
+        id: String,
+    },
+    /// Show a deployment's build output
+    Logs(LogsArgs),
+    /// Show a deployment's journal, as Restate recorded it
+    Journal {
+        /// Deployment id
+        id: String,
+    },
+    /// Print a deployment's URL and open it in a browser where there is one
+    Open {
+        /// Deployment id [default: the newest of the project]
+        id: Option<String>,
+    },
+    /// Print the version
+    Version,
+}
+
+/// Settings of the servers.
+#[derive(Debug, Clone, Args)]
+pub(super) struct ConfigArgs {
+    /// Where everything is kept [default: /var/lib/launchway for root]
+    #[arg(long, env = "LAUNCHWAY_DATA_DIR", value_name = "DIR")]
+    pub(super) data_dir: Option<PathBuf>,
+    /// Settings [default: config.toml in the data directory]
+    #[arg(long, env = "LAUNCHWAY_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// One setting; may be repeated
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub(super) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct UpArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    /// Go on in the background once everything is ready
+    #[arg(long)]
+    pub(super) detach: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    /// Which parts; may be repeated
+    #[arg(long = "role", required = true, value_delimiter = ',')]
+    pub(super) roles: Vec<Role>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DownArgs {
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    /// Remove the deployed containers too
+    #[arg(long)]
+    pub(super) all: bool,
+    /// Wait until no workflow is unfinished first
+    #[arg(long)]
+    pub(super) drain: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DeployArgs {
+    /// Directory to deploy
+    #[arg(default_value = ".")]
+    pub(super) path: PathBuf,
+    /// Deploy to production
+    #[arg(long, conflicts_with = "environment")]
+    pub(super) prod: bool,
+    /// Deploy this image instead of building one
+    #[arg(long, value_name = "REF", conflicts_with_all = ["dockerfile", "target", "build_args", "no_cache"])]
+    pub(super) image: Option<String>,
+    /// Branch [default: git's]
+    #[arg(long, value_name = "NAME")]
+    pub(super) branch: Option<String>,
+    /// Commit [default: git's]
+    #[arg(long, value_name = "SHA")]
+    pub(super) commit: Option<String>,
+    /// Dockerfile inside the directory
+    #[arg(long, value_name = "PATH")]
+    pub(super) dockerfile: Option<String>,
+    /// Target stage
+    #[arg(long, value_name = "STAGE")]
+    pub(super) target: Option<String>,
+    /// linux/amd64 or linux/arm64 [default: the builder's own]
+    #[arg(long, value_name = "PLATFORM")]
+    pub(super) platform: Option<String>,
+    /// Build argument; may be repeated
+    #[arg(long = "build-arg", value_name = "NAME=VALUE")]
+    pub(super) build_args: Vec<String>,
+    /// Build without cached layers
+    #[arg(long)]
+    pub(super) no_cache: bool,
+    /// Port the application listens on [default: the image's only EXPOSE, else 8080]
+    #[arg(long)]
+    pub(super) port: Option<u16>,
+    /// Instances [default: the environment's]
+    #[arg(long)]
+    pub(super) replicas: Option<u32>,
+    /// Makes the submission repeatable
+    #[arg(long, value_name = "KEY")]
+    pub(super) idempotency_key: Option<String>,
+    /// Print the id and do not wait
+    #[arg(long)]
+    pub(super) detach: bool,
+    /// Stop waiting after this time; the deployment goes on
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) wait_timeout: crate::config::Period,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// At most this many
+    #[arg(long, default_value_t = 20)]
+    pub(super) limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogsArgs {
+    /// Deployment id
+    pub(super) id: String,
+    /// Build output (the only kind so far)
+    #[arg(long)]
+    pub(super) build: bool,
+    /// Follow until the deployment ends
+    #[arg(long, short)]
+    pub(super) follow: bool,
+}

@@ -1,0 +1,280 @@
+//! Verbs that ask: one answer, as text or as one JSON object.
+
+use launchway_proto::ctrl::v1::{
+    Deployment, GetDeploymentRequest, GetJournalRequest, ListDeploymentsRequest,
+    StreamBuildLogsRequest,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Exit, Failure,
+    args::{Global, ListArgs, LogsArgs},
+    connect::{Api, connect},
+    deploy::here,
+    project,
+    render::{emit, log_json, log_text, print, some, table},
+    time::{ago, clock, duration, now_ms},
+};
+
+pub(super) async fn list(global: &Global, args: ListArgs) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
+    let request = ListDeploymentsRequest {
+        project_id: global.project.clone().unwrap_or_default(),
+        environment_slug: global.environment.clone().unwrap_or_default(),
+        limit: args.limit,
+    };
+    let answer = api.deployments.list_deployments(request).await;
+    let deployments = answer.map_err(|status| Failure::of_call(&status))?.into_inner().deployments;
+    if global.json {
+        let deployments: Vec<Value> = deployments.iter().map(deployment_json).collect();
+        emit(&json!({"type": "result", "deployments": deployments}));
+        return Ok(Exit::Success);
+    }
+    let now = now_ms();
+    let rows: Vec<Vec<String>> = deployments
+        .into_iter()
+        .map(|deployment| {
+            vec![
+                deployment.id,
+                deployment.project_slug,
+                deployment.environment_slug,
+                deployment.state,
+                ago(deployment.created_at, now),
+                deployment.git_commit_sha.chars().take(7).collect(),
+                deployment.url,
+            ]
+        })
+        .collect();
+    table(&["ID", "PROJECT", "ENVIRONMENT", "STATUS", "CREATED", "COMMIT", "URL"], &rows);
+    Ok(Exit::Success)
+}
+
+async fn get(api: &mut Api, id: &str) -> Result<Deployment, Failure> {
+    let request = GetDeploymentRequest { deployment_id: id.to_owned() };
+    let answer = api.deployments.get_deployment(request).await;
+    let found = answer.map_err(|status| Failure::of_call(&status))?.into_inner().deployment;
+    found.ok_or_else(|| {
+        Failure::new(Exit::Internal, "the control API answered without a deployment")
+    })
+}
+
+pub(super) async fn inspect(global: &Global, id: &str) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
+    let deployment = get(&mut api, id).await?;
+    if global.json {
+        let mut result = deployment_json(&deployment);
+        result["type"] = json!("result");
+        emit(&result);
+        return Ok(Exit::Success);
+    }
+    let dirty = if deployment.git_dirty { " (with changes)" } else { "" };
+    let commit = format!(
+        "{}{dirty} {}",
+        deployment.git_commit_sha,
+        first_line(&deployment.git_commit_message)
+    );
+    for (name, value) in [
+        ("deployment", deployment.id.clone()),
+        ("status", deployment.state.clone()),
+        ("project", deployment.project_slug.clone()),
+        ("environment", deployment.environment_slug.clone()),
+        ("url", deployment.url.clone()),
+        ("domains", deployment.hostnames.join(", ")),
+        ("image", deployment.rootfs_image_id.clone()),
+        ("digest", deployment.image_digest.clone()),
+        ("branch", deployment.git_branch.clone()),
+        ("commit", commit.trim().to_owned()),
+        ("attempt", deployment.attempt.to_string()),
+        ("invocation", deployment.invocation_id.clone()),
+        ("created", ago(deployment.created_at, now_ms())),
+    ] {
+        if !value.is_empty() {
+            print(&format!("{name:<12} {value}"));
+        }
+    }
+    print("");
+    let steps: Vec<Vec<String>> = deployment.steps.iter().map(step_row).collect();
+    table(&["STEP", "STATUS", "ATTEMPT", "TRIES", "STARTED", "TOOK", ""], &steps);
+    if let Some(failure) = &deployment.failure {
+        print(&format!(
+            "\n{} at {}: {} ({})",
+            deployment.state, failure.step, failure.message, failure.code
+        ));
+        failure.log_tail.iter().for_each(|line| print(&format!("  | {line}")));
+        failure.rolled_back.iter().for_each(|line| print(&format!("  rolled back: {line}")));
+        print(&format!("  {}", failure.remedy));
+    }
+    deployment.warnings.iter().for_each(|warning| print(&format!("warning: {warning}")));
+    Ok(Exit::Success)
+}
+
+fn step_row(step: &launchway_proto::ctrl::v1::DeploymentStep) -> Vec<String> {
+    let reason = if step.error_message.is_empty() { &step.message } else { &step.error_message };
+    vec![
+        step.name.clone(),
+        step.status.clone(),
+        step.attempt.to_string(),
+        step.tries.to_string(),
+        clock(step.started_at),
+        step.ended_at.map(|ended| duration(ended - step.started_at)).unwrap_or_default(),
+        first_line(reason).to_owned(),
+    ]
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+pub(super) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
+    let request = StreamBuildLogsRequest {
+        deployment_id: args.id,
+        attempt: 0,
+        after: 0,
+        follow: args.follow,
+    };
+    let answer = api.deployments.stream_build_logs(request).await;
+    let mut lines = answer.map_err(|status| Failure::of_call(&status))?.into_inner();
+    let mut count = 0;
+    while let Some(line) = lines.message().await.map_err(|status| Failure::of_call(&status))? {
+        count += 1;
+        match global.json {
+            true => emit(&log_json(&line)),
+            false => print(&log_text(&line)),
+        }
+    }
+    if global.json {
+        emit(&json!({"type": "result", "lines": count}));
+    }
+    Ok(Exit::Success)
+}
+
+pub(super) async fn journal(global: &Global, id: &str) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
+    let request = GetJournalRequest { deployment_id: id.to_owned() };
+    let answer = api.deployments.get_journal(request).await;
+    let entries = answer.map_err(|status| Failure::of_call(&status))?.into_inner().entries;
+    if global.json {
+        let entries: Vec<Value> = entries
+            .iter()
+            .map(|entry| {
+                json!({
+                    "index": entry.index, "entry": entry.entry, "name": entry.name,
+                    "status": entry.status, "attempt": entry.attempt,
+                    "started_at": entry.started_at, "ended_at": entry.ended_at,
+                    "error": some(&entry.error),
+                })
+            })
+            .collect();
+        emit(&json!({"type": "result", "entries": entries}));
+        return Ok(Exit::Success);
+    }
+    let rows: Vec<Vec<String>> = entries
+        .into_iter()
+        .map(|entry| {
+            vec![
+                entry.index.to_string(),
+                entry.entry,
+                entry.name,
+                entry.status,
+                entry.started_at.map(clock).unwrap_or_default(),
+                entry.ended_at.map(clock).unwrap_or_default(),
+                entry.error,
+            ]
+        })
+        .collect();
+    table(&["INDEX", "ENTRY", "NAME", "STATUS", "STARTED", "ENDED", "ERROR"], &rows);
+    Ok(Exit::Success)
+}
+
+pub(super) async fn open(global: &Global, id: Option<&str>) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
+    let deployment = match id {
+        Some(id) => get(&mut api, id).await?,
+        None => newest(global, &mut api).await?,
+    };
+    if deployment.url.is_empty() {
+        let (id, state) = (&deployment.id, &deployment.state);
+        return Err(Failure::new(
+            Exit::Refused,
+            format!("deployment {id} is {state} and has no URL yet"),
+        ));
+    }
+    match global.json {
+        true => {
+            emit(&json!({"type": "result", "deployment_id": deployment.id, "url": deployment.url}))
+        }
+        false => print(&deployment.url),
+    }
+    // Without a desktop there is nothing to open it with: the URL was printed.
+    let desktop = std::env::var_os("DISPLAY").or_else(|| std::env::var_os("WAYLAND_DISPLAY"));
+    if desktop.is_some() {
+        let _ = tokio::process::Command::new("xdg-open").arg(&deployment.url).status().await;
+    }
+    Ok(Exit::Success)
+}
+
+async fn newest(global: &Global, api: &mut Api) -> Result<Deployment, Failure> {
+    let file = project::read(here())?;
+    let project = project::name(global, &file, here())?;
+    let request = ListDeploymentsRequest {
+        project_id: project.clone(),
+        environment_slug: global.environment.clone().unwrap_or_default(),
+        limit: 50,
+    };
+    let answer = api.deployments.list_deployments(request).await;
+    let found = answer.map_err(|status| Failure::of_call(&status))?.into_inner().deployments;
+    found.into_iter().find(|deployment| deployment.state == "live").ok_or_else(|| {
+        Failure::new(Exit::Refused, format!("project `{project}` has no live deployment: deploy it, or name another with --project"))
+    })
+}
+
+pub(super) fn version(global: &Global) -> Result<Exit, Failure> {
+    let version = env!("CARGO_PKG_VERSION");
+    match global.json {
+        true => emit(&json!({"type": "result", "version": version})),
+        false => print(&format!("launchway {version}")),
+    }
+    Ok(Exit::Success)
+}
+
+/// A deployment as the CLI contract has it.
+pub(super) fn deployment_json(deployment: &Deployment) -> Value {
+    let steps: Vec<Value> = deployment
+        .steps
+        .iter()
+        .map(|step| {
+            json!({
+                "name": step.name, "status": step.status, "attempt": step.attempt,
+                "tries": step.tries, "started_at": step.started_at, "ended_at": step.ended_at,
+                "message": some(&step.message), "error": some(&step.error_message),
+                "error_code": some(&step.error_code),
+            })
+        })
+        .collect();
+    let failure = deployment.failure.as_ref().map(|failure| {
+        json!({
+            "step": failure.step, "code": failure.code, "message": failure.message,
+            "log_tail": failure.log_tail, "remedy": failure.remedy,
+            "rolled_back": failure.rolled_back,
+        })
+    });
+    json!({
+        "deployment_id": deployment.id,
+        "project": deployment.project_slug,
+        "environment": deployment.environment_slug,
+        "status": deployment.state,
+        "url": some(&deployment.url),
+        "domains": deployment.hostnames,
+        "image": some(&deployment.rootfs_image_id),
+        "digest": some(&deployment.image_digest),
+        "branch": deployment.git_branch,
+        "commit": some(&deployment.git_commit_sha),
+        "invocation_id": some(&deployment.invocation_id),
+        "attempt": deployment.attempt,
+        "created_at": deployment.created_at,
+        "steps": steps,
+        "failure": failure,
+        "warnings": deployment.warnings,
+    })
+}

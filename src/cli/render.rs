@@ -1,0 +1,280 @@
+//! Progress of a deployment: on a terminal, in a pipe, or as JSON.
+
+use std::{
+    collections::HashMap,
+    io::{IsTerminal, Write},
+    sync::Mutex,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use launchway_proto::ctrl::v1::{BuildLogLine, Deployment, DeploymentStep};
+use serde_json::json;
+
+use super::{
+    Failure,
+    query::deployment_json,
+    time::{clock, duration, now_ms},
+};
+
+/// How progress is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// Colours and a bar on stderr.
+    Terminal,
+    /// Lines with a time on stderr.
+    Plain,
+    /// One object per line on stdout.
+    Json,
+}
+
+/// Shows what happens while it happens.
+pub(super) struct Renderer {
+    mode: Mode,
+    bar: Mutex<Option<ProgressBar>>,
+    /// Last shown status by step and attempt.
+    shown: HashMap<(String, u32), (String, u32)>,
+}
+
+impl Renderer {
+    pub(super) fn new(json: bool) -> Self {
+        let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let mode = match (json, std::io::stderr().is_terminal() && colours) {
+            (true, _) => Mode::Json,
+            (false, true) => Mode::Terminal,
+            (false, false) => Mode::Plain,
+        };
+        Self { mode, bar: Mutex::new(None), shown: HashMap::new() }
+    }
+
+    /// Something worth a line.
+    pub(super) fn note(&self, text: &str) {
+        match self.mode {
+            Mode::Json => emit(&json!({"type": "note", "message": text})),
+            Mode::Terminal => self.line(text),
+            Mode::Plain => self.line(&format!("{} {text}", clock(now_ms()))),
+        }
+    }
+
+    pub(super) fn warning(&self, text: &str) {
+        match self.mode {
+            Mode::Json => emit(&json!({"type": "warning", "message": text})),
+            Mode::Terminal => self.line(&format!("\x1b[33mwarning:\x1b[0m {text}")),
+            Mode::Plain => self.line(&format!("{} warning: {text}", clock(now_ms()))),
+        }
+    }
+
+    /// Begins a bar of bytes and rate, on a terminal.
+    pub(super) fn begin_bytes(&self, what: &'static str, total: u64) {
+        if self.mode == Mode::Terminal
+            && let Ok(mut bar) = self.bar.lock()
+        {
+            let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}";
+            let style = ProgressStyle::with_template(template);
+            let new = ProgressBar::new(total).with_prefix(what);
+            if let Ok(style) = style {
+                new.set_style(style);
+            }
+            *bar = Some(new);
+        }
+    }
+
+    pub(super) fn bytes(&self, done: u64) {
+        if let Ok(bar) = self.bar.lock()
+            && let Some(bar) = bar.as_ref()
+        {
+            bar.set_position(done);
+        }
+    }
+
+    pub(super) fn end_bytes(&self) {
+        if let Ok(mut bar) = self.bar.lock()
+            && let Some(bar) = bar.take()
+        {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// The steps whose status has changed.
+    pub(super) fn deployment(&mut self, deployment: &Deployment) {
+        for step in &deployment.steps {
+            let key = (step.name.clone(), step.attempt);
+            let state = (step.status.clone(), step.tries);
+            if self.shown.get(&key) == Some(&state) {
+                continue;
+            }
+            let retried = step.status == "running" && step.tries > 1;
+            self.shown.insert(key, state);
+            self.step(step, retried);
+        }
+    }
+
+    fn step(&self, step: &DeploymentStep, retried: bool) {
+        let took = step.ended_at.map(|ended| duration(ended - step.started_at));
+        if self.mode == Mode::Json {
+            emit(&json!({
+                "type": "step", "name": step.name, "status": step.status, "attempt": step.attempt,
+                "tries": step.tries, "started_at": step.started_at, "ended_at": step.ended_at,
+                "error": some(&step.error_message),
+            }));
+            return;
+        }
+        let (sign, colour) = match step.status.as_str() {
+            "done" => ("✓", 32),
+            "skipped" => ("–", 90),
+            "failed" => ("✗", 31),
+            "cancelled" => ("✗", 33),
+            _ => ("…", 36),
+        };
+        let reason =
+            if step.error_message.is_empty() { &step.message } else { &step.error_message };
+        let detail = match (retried, reason.is_empty()) {
+            (true, _) => format!(" (try {}) {reason}", step.tries),
+            (false, true) => String::new(),
+            (false, false) => format!(" {reason}"),
+        };
+        let took = took.unwrap_or_default();
+        match self.mode {
+            Mode::Terminal => {
+                self.line(&format!(
+                    "\x1b[{colour}m{sign}\x1b[0m {:<16} {took:>9}{detail}",
+                    step.name
+                ));
+            }
+            _ => self.line(&format!(
+                "{} {:<16} {:<9} {took}{detail}",
+                clock(now_ms()),
+                step.name,
+                step.status
+            )),
+        }
+    }
+
+    /// A line of the build, with its vertex where that says something.
+    pub(super) fn build_log(&self, line: &BuildLogLine) {
+        if self.mode == Mode::Json {
+            emit(&log_json(line));
+            return;
+        }
+        let text = log_text(line);
+        // The engine's own vertices are noise unless they fail.
+        let internal = line.vertex.starts_with("[internal]") && line.kind != "vertex-failed";
+        if text.is_empty() || internal {
+            return;
+        }
+        match self.mode {
+            Mode::Terminal => self.line(&format!("\x1b[90m  │\x1b[0m {text}")),
+            _ => self.line(&format!("{} build | {text}", clock(line.at))),
+        }
+    }
+
+    /// Why a deployment did not succeed.
+    pub(super) fn failed(&self, deployment: &Deployment) {
+        let Some(failure) = &deployment.failure else { return };
+        if self.mode == Mode::Json {
+            return;
+        }
+        let mut text = format!("{} at {}: {}", deployment.state, failure.step, failure.message);
+        for line in &failure.log_tail {
+            text.push_str(&format!("\n  | {line}"));
+        }
+        for line in &failure.rolled_back {
+            text.push_str(&format!("\n  rolled back: {line}"));
+        }
+        text.push_str(&format!("\n  {}", failure.remedy));
+        text.push_str(&format!("\n  code {} (docs/errors/{}.md)", failure.code, failure.code));
+        text.push_str(&format!("\n  more: launchway inspect {}", deployment.id));
+        self.line(&text);
+    }
+
+    /// The end: JSON, or the URL alone.
+    pub(super) fn result(&self, deployment: &Deployment) {
+        match self.mode {
+            Mode::Json => {
+                let mut result = deployment_json(deployment);
+                result["type"] = json!("result");
+                emit(&result);
+            }
+            _ => {
+                if !deployment.url.is_empty() {
+                    print(&deployment.url);
+                }
+            }
+        }
+    }
+
+    fn line(&self, text: &str) {
+        let write = || {
+            // A closed stderr must not end a deployment.
+            let _ = writeln!(std::io::stderr().lock(), "{text}");
+        };
+        match self.bar.lock() {
+            Ok(bar) => match bar.as_ref() {
+                Some(bar) => bar.suspend(write),
+                None => write(),
+            },
+            Err(_) => write(),
+        }
+    }
+}
+
+/// An empty text is no text.
+pub(super) fn some(text: &str) -> Option<&str> {
+    Some(text).filter(|text| !text.is_empty())
+}
+
+pub(super) fn log_json(line: &BuildLogLine) -> serde_json::Value {
+    json!({
+        "type": "build-log", "cursor": line.cursor, "attempt": line.attempt, "at": line.at,
+        "vertex": line.vertex, "kind": line.kind, "text": line.text, "duration_ms": line.duration_ms,
+    })
+}
+
+/// As `docker build` writes it.
+pub(super) fn log_text(line: &BuildLogLine) -> String {
+    match line.kind.as_str() {
+        "stdout" | "stderr" => line.text.clone(),
+        "vertex-started" => line.vertex.clone(),
+        "vertex-cached" => format!("{} CACHED", line.vertex),
+        "vertex-done" => format!("{} DONE {}", line.vertex, duration(line.duration_ms)),
+        "vertex-failed" => format!("{} ERROR {}", line.vertex, line.text),
+        _ => String::new(),
+    }
+}
+
+/// One line on stdout; a reader that went away is fine.
+pub(super) fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+pub(super) fn emit(value: &serde_json::Value) {
+    print(&value.to_string());
+}
+
+/// The last words of a command that failed.
+pub(super) fn failure(failure: &Failure, json: bool) {
+    if json {
+        emit(
+            &json!({"type": "result", "error": failure.message, "exit_code": failure.exit.code()}),
+        );
+    } else {
+        let _ = writeln!(std::io::stderr().lock(), "error: {}", failure.message);
+    }
+}
+
+/// Columns as wide as their widest cell.
+pub(super) fn table(header: &[&str], rows: &[Vec<String>]) {
+    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |cells: &[String]| {
+        let padded = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    print(&line(&header.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>()));
+    for row in rows {
+        print(&line(row));
+    }
+}

@@ -1,0 +1,117 @@
+//! `up`, `serve` and `down`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::{
+    Exit, Failure,
+    args::{ConfigArgs, DownArgs, Global, ServeArgs, UpArgs},
+    render::{emit, print},
+};
+use crate::{
+    config::{Config, Overrides},
+    telemetry,
+    up::{self, DownOptions, Layout, UpState},
+};
+
+pub(super) fn data_dir(args: &ConfigArgs) -> PathBuf {
+    let dir = args.data_dir.clone().unwrap_or_else(up::default_data_dir);
+    std::path::absolute(&dir).unwrap_or(dir)
+}
+
+pub(super) fn load(args: &ConfigArgs) -> Result<Config, Failure> {
+    let overrides = Overrides::from_environment(args.config.clone(), args.set.clone());
+    Config::load(data_dir(args), &overrides).map_err(Failure::usage)
+}
+
+/// The flags that give a process of ours the same settings.
+fn passed_on(args: &ConfigArgs) -> Vec<String> {
+    let mut flags = vec!["--data-dir".to_owned(), data_dir(args).display().to_string()];
+    if let Some(config) = &args.config {
+        let config = std::path::absolute(config).unwrap_or_else(|_| config.clone());
+        flags.extend(["--config".to_owned(), config.display().to_string()]);
+    }
+    for set in &args.set {
+        flags.extend(["--set".to_owned(), set.clone()]);
+    }
+    flags
+}
+
+pub(super) async fn up(global: &Global, args: UpArgs) -> Result<Exit, Failure> {
+    let config = load(&args.config)?;
+    let url = config.control.url();
+    let ready = |pid: u32| {
+        if global.json {
+            emit(&json!({"type": "result", "status": "ready", "control_url": url, "pid": pid}));
+        } else {
+            eprintln!(
+                "launchway is up (process {pid}): control API {url}; stop it with `launchway down`"
+            );
+        }
+    };
+    if args.detach {
+        return detach(&args, &config, ready).await;
+    }
+    telemetry::init(&config.server.log, config.server.log_format);
+    let mut gateway = vec!["serve".to_owned(), "--role".to_owned(), "gateway".to_owned()];
+    gateway.extend(passed_on(&args.config));
+    let running = up::up(config, gateway, || ready(std::process::id()));
+    running.await.map_err(Failure::usage)?;
+    Ok(Exit::Success)
+}
+
+async fn detach(args: &UpArgs, config: &Config, ready: impl Fn(u32)) -> Result<Exit, Failure> {
+    let layout = Layout::new(&config.data_dir);
+    if let Some(running) = UpState::read(&layout).filter(UpState::is_alive) {
+        // What is wanted is so already.
+        ready(running.pid().unsigned_abs());
+        return Ok(Exit::Success);
+    }
+    let mut own = vec!["up".to_owned()];
+    own.extend(passed_on(&args.config));
+    let pid = up::detach(&layout, &own).await.map_err(Failure::usage)?;
+    ready(pid.unsigned_abs());
+    Ok(Exit::Success)
+}
+
+pub(super) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
+    let config = load(&args.config)?;
+    telemetry::init(&config.server.log, config.server.log_format);
+    up::serve(config, &args.roles).await.map_err(Failure::usage)?;
+    Ok(Exit::Success)
+}
+
+pub(super) async fn down(global: &Global, args: DownArgs) -> Result<Exit, Failure> {
+    let config = load(&args.config)?;
+    let layout = Layout::new(&config.data_dir);
+    if args.drain {
+        drain(&config).await?;
+    }
+    let stopped = up::down(&layout, DownOptions { all: args.all }).await.map_err(Failure::usage)?;
+    if global.json {
+        emit(&json!({"type": "result", "stopped": stopped}));
+    } else if stopped.is_empty() {
+        eprintln!("nothing was running on {}", config.data_dir.display());
+    } else {
+        stopped.iter().for_each(|line| print(&format!("stopped {line}")));
+    }
+    Ok(Exit::Success)
+}
+
+/// Waits until no workflow is unfinished.
+async fn drain(config: &Config) -> Result<(), Failure> {
+    let admin = crate::restate::admin::AdminClient::new(&config.restate.admin_url());
+    let mut told = 0;
+    loop {
+        let unfinished = admin.unfinished().await.map_err(Failure::usage)?;
+        if unfinished == 0 {
+            return Ok(());
+        }
+        if unfinished != told {
+            told = unfinished;
+            eprintln!("waiting for {unfinished} unfinished workflows");
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}

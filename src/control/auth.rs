@@ -1,0 +1,102 @@
+//! Who calls: the API key of `authorization: Bearer …`, on every method.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use hyper::{Request, Response, header::AUTHORIZATION};
+use tonic::{Status, body::Body, server::NamedService};
+use tower::Service;
+
+use crate::store::{Role, Store};
+
+/// Checks keys against the database.
+#[derive(Clone)]
+pub(super) struct Authenticate {
+    store: Store,
+}
+
+impl Authenticate {
+    pub(super) fn new(store: Store) -> Self {
+        Self { store }
+    }
+
+    async fn check(&self, header: Option<String>, path: &str) -> Result<(), Status> {
+        let secret =
+            header.as_deref().and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
+                Status::unauthenticated("an API key is needed: pass --token or set LAUNCHWAY_TOKEN")
+            })?;
+        let key = self
+            .store
+            .api_key(secret)
+            .await
+            .map_err(|error| Status::unavailable(error.to_string()))?;
+        let key = key.ok_or_else(|| {
+            Status::unauthenticated(
+                "this API key is not known or was revoked: check --token and LAUNCHWAY_TOKEN",
+            )
+        })?;
+        let needed = needed(path);
+        if key.role >= needed {
+            return Ok(());
+        }
+        let message =
+            format!("this API key ({}) may not do that: use one with the role {needed:?}", key.id);
+        Err(Status::permission_denied(message.to_lowercase()))
+    }
+}
+
+/// Methods that only look need less.
+fn needed(path: &str) -> Role {
+    let method = path.rsplit('/').next().unwrap_or_default();
+    match ["Get", "List", "Watch", "Stream"].iter().any(|verb| method.starts_with(verb)) {
+        true => Role::Read,
+        false => Role::Deploy,
+    }
+}
+
+/// A service behind the check.
+#[derive(Clone)]
+pub(super) struct Guarded<S> {
+    authenticate: Authenticate,
+    inner: S,
+}
+
+pub(super) fn guard<S>(authenticate: Authenticate, inner: S) -> Guarded<S> {
+    Guarded { authenticate, inner }
+}
+
+impl<S: NamedService> NamedService for Guarded<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<Request<Body>> for Guarded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let authenticate = self.authenticate.clone();
+        // The service that was polled ready must be the one that is called.
+        let ready = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, ready);
+        Box::pin(async move {
+            let header = request.headers().get(AUTHORIZATION);
+            let header = header.and_then(|value| value.to_str().ok()).map(str::to_owned);
+            match authenticate.check(header, request.uri().path()).await {
+                Ok(()) => inner.call(request).await,
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}

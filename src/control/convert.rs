@@ -1,0 +1,118 @@
+//! Views of the database as messages of the API.
+
+use launchway_proto::ctrl::v1 as proto;
+use launchway_workflows::{error::StepFailure, status::DeploymentStatus};
+
+use crate::{
+    config::Gateway,
+    store::{BuildLogLine, DeploymentView, StepView},
+};
+
+/// The coarse status of the original contract.
+pub(super) fn status(status: DeploymentStatus) -> proto::DeploymentStatus {
+    use DeploymentStatus as S;
+    use proto::DeploymentStatus as P;
+    match status {
+        S::Pending | S::Queued | S::Retrying => P::Pending,
+        S::Building | S::Pushing => P::Building,
+        S::Deploying | S::Checking => P::Deploying,
+        S::Routing => P::Network,
+        S::Live | S::Ready | S::Retiring | S::Retired => P::Ready,
+        S::Failed | S::Cancelled | S::Superseded => P::Failed,
+    }
+}
+
+/// A deployment as clients see it. Values of variables are never part of it.
+pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Deployment {
+    let commit = view.git_commit.unwrap_or_default();
+    let url =
+        view.routed.as_ref().map(|routed| gateway.url_of(&routed.primary)).unwrap_or_default();
+    let mut warnings = view.warnings;
+    warnings.extend(view.routed.and_then(|routed| routed.withheld));
+    let replicas = match view.run_options.replicas {
+        0 => i32::try_from(view.replicas).unwrap_or(i32::MAX),
+        replicas => i32::try_from(replicas).unwrap_or(i32::MAX),
+    };
+    proto::Deployment {
+        id: view.id.to_string(),
+        workspace_id: view.workspace_id,
+        project_id: view.project_id,
+        environment_id: view.environment_id,
+        git_commit_sha: commit.commit_sha,
+        git_branch: view.branch,
+        status: status(view.status).into(),
+        error_message: view.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
+        environment_variables: Default::default(),
+        topology: Some(proto::Topology {
+            cpu_millicores: i32::try_from(view.cpu_millicores).unwrap_or(i32::MAX),
+            memory_mb: i32::try_from(view.memory_mib).unwrap_or(i32::MAX),
+            regions: vec![proto::RegionalConfig {
+                region: "local".to_owned(),
+                min_instances: replicas,
+                max_instances: replicas,
+            }],
+            idle_timeout_seconds: 0,
+            health_check_path: "/".to_owned(),
+            port: i32::from(view.run_options.port),
+        }),
+        created_at: view.created_at,
+        updated_at: view.updated_at,
+        hostnames: view.domains,
+        rootfs_image_id: view.image_reference.unwrap_or_default(),
+        build_id: view.build_id.to_string(),
+        steps: view.steps.into_iter().map(step).collect(),
+        git_commit_message: commit.commit_message,
+        git_commit_author_handle: commit.author_handle,
+        git_commit_author_avatar_url: commit.author_avatar_url,
+        git_commit_timestamp: commit.timestamp,
+        state: view.status.to_string(),
+        attempt: view.attempt,
+        project_slug: view.project_slug,
+        environment_slug: view.environment_slug,
+        url,
+        image_digest: view.image_digest.unwrap_or_default(),
+        invocation_id: view.invocation_id.map(|id| id.0).unwrap_or_default(),
+        failure: view.failure.map(|cause| failure(cause, view.rolled_back)),
+        git_dirty: commit.dirty,
+        warnings,
+    }
+}
+
+fn failure(cause: StepFailure, rolled_back: Vec<String>) -> proto::Failure {
+    proto::Failure {
+        step: cause.step.map(|step| step.to_string()).unwrap_or_default(),
+        code: cause.code.to_string(),
+        message: cause.message,
+        log_tail: cause.log_tail,
+        remedy: cause.code.remedy().to_owned(),
+        exit_code: u32::from(cause.code.exit_code()),
+        rolled_back,
+    }
+}
+
+fn step(step: StepView) -> proto::DeploymentStep {
+    proto::DeploymentStep {
+        status: step.status,
+        message: step.message,
+        error_message: step.error_message.unwrap_or_default(),
+        created_at: step.started_at,
+        name: step.name,
+        attempt: step.attempt,
+        tries: step.tries,
+        started_at: step.started_at,
+        ended_at: step.ended_at,
+        error_code: step.error_code.unwrap_or_default(),
+    }
+}
+
+pub(super) fn log_line(line: BuildLogLine) -> proto::BuildLogLine {
+    proto::BuildLogLine {
+        cursor: line.cursor,
+        attempt: line.attempt,
+        at: line.at,
+        vertex: line.vertex,
+        kind: line.kind,
+        text: line.text,
+        duration_ms: line.duration_ms,
+    }
+}

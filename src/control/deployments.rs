@@ -1,0 +1,203 @@
+//! `ctrl.v1.DeploymentService`.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use launchway_proto::ctrl::v1::{
+    self as proto, CreateDeploymentRequest, CreateDeploymentResponse, DeploymentEvent,
+    GetDeploymentRequest, GetDeploymentResponse, GetJournalRequest, GetJournalResponse,
+    ListDeploymentsRequest, ListDeploymentsResponse, PromoteRequest, PromoteResponse,
+    RollbackRequest, RollbackResponse, StreamBuildLogsRequest, WatchDeploymentRequest,
+    create_deployment_request::Source, deployment_service_server::DeploymentService,
+};
+use launchway_workflows::{
+    ids::DeploymentId,
+    model::{BuildContext, BuildOptions, GitCommit, RunOptions},
+    ports::StoreError,
+    services::deployments::{CreateDeployment, CreatedDeployment},
+};
+use sha2::{Digest, Sha256};
+use tonic::{Request, Response, Status};
+
+use super::{Control, convert, journal, watch};
+use crate::{restate::RestateError, store::DeploymentView};
+
+/// Deployments of one list, where no limit was given, and at most.
+const DEFAULT_LIMIT: u32 = 50;
+const MAX_LIMIT: u32 = 500;
+
+impl Control {
+    pub(super) async fn find(&self, id: &str) -> Result<DeploymentView, Status> {
+        let id: DeploymentId =
+            id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
+        let found = self.store.deployment(&self.workspace, &id).await.map_err(unavailable)?;
+        found.ok_or_else(|| {
+            Status::not_found(format!("there is no deployment `{id}`: `launchway list` shows them"))
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl DeploymentService for Control {
+    type WatchDeploymentStream =
+        Pin<Box<dyn Stream<Item = Result<DeploymentEvent, Status>> + Send>>;
+    type StreamBuildLogsStream =
+        Pin<Box<dyn Stream<Item = Result<proto::BuildLogLine, Status>> + Send>>;
+
+    async fn create_deployment(
+        &self,
+        request: Request<CreateDeploymentRequest>,
+    ) -> Result<Response<CreateDeploymentResponse>, Status> {
+        let mut input = input_of(request.into_inner())?;
+        input.workspace_id = Some(self.workspace.clone());
+        let key = ingress_key(&input);
+        let created: CreatedDeployment =
+            self.ingress.call("Deployments/create", &key, &input).await.map_err(refusal)?;
+        Ok(Response::new(CreateDeploymentResponse {
+            deployment_id: created.deployment_id.to_string(),
+            status: convert::status(created.status).into(),
+            created: created.created,
+        }))
+    }
+
+    async fn get_deployment(
+        &self,
+        request: Request<GetDeploymentRequest>,
+    ) -> Result<Response<GetDeploymentResponse>, Status> {
+        let view = self.find(&request.into_inner().deployment_id).await?;
+        let deployment = Some(convert::deployment(view, &self.gateway));
+        Ok(Response::new(GetDeploymentResponse { deployment }))
+    }
+
+    async fn rollback(
+        &self,
+        _request: Request<RollbackRequest>,
+    ) -> Result<Response<RollbackResponse>, Status> {
+        Err(Status::unimplemented("rollback is not offered yet: deploy the earlier source again"))
+    }
+
+    async fn promote(
+        &self,
+        _request: Request<PromoteRequest>,
+    ) -> Result<Response<PromoteResponse>, Status> {
+        Err(Status::unimplemented("promote is not offered yet: deploy to the environment"))
+    }
+
+    async fn list_deployments(
+        &self,
+        request: Request<ListDeploymentsRequest>,
+    ) -> Result<Response<ListDeploymentsResponse>, Status> {
+        let request = request.into_inner();
+        let limit = if request.limit == 0 { DEFAULT_LIMIT } else { request.limit.min(MAX_LIMIT) };
+        let found = self
+            .store
+            .deployments(&self.workspace, &request.project_id, &request.environment_slug, limit)
+            .await
+            .map_err(unavailable)?;
+        let deployments =
+            found.into_iter().map(|view| convert::deployment(view, &self.gateway)).collect();
+        Ok(Response::new(ListDeploymentsResponse { deployments }))
+    }
+
+    async fn watch_deployment(
+        &self,
+        request: Request<WatchDeploymentRequest>,
+    ) -> Result<Response<Self::WatchDeploymentStream>, Status> {
+        let request = request.into_inner();
+        let view = self.find(&request.deployment_id).await?;
+        Ok(Response::new(watch::deployment(self.clone(), view.id, request.after_build_log)))
+    }
+
+    async fn stream_build_logs(
+        &self,
+        request: Request<StreamBuildLogsRequest>,
+    ) -> Result<Response<Self::StreamBuildLogsStream>, Status> {
+        let request = request.into_inner();
+        let view = self.find(&request.deployment_id).await?;
+        let attempt = Some(request.attempt).filter(|attempt| *attempt > 0);
+        let stream =
+            watch::build_log(self.clone(), view.id, attempt, request.after, request.follow);
+        Ok(Response::new(stream))
+    }
+
+    async fn get_journal(
+        &self,
+        request: Request<GetJournalRequest>,
+    ) -> Result<Response<GetJournalResponse>, Status> {
+        let view = self.find(&request.into_inner().deployment_id).await?;
+        let Some(invocation) = &view.invocation_id else {
+            return Ok(Response::new(GetJournalResponse::default()));
+        };
+        let rows = self.admin.journal(&invocation.0).await.map_err(refusal)?;
+        Ok(Response::new(GetJournalResponse { entries: journal::entries(rows, &view) }))
+    }
+}
+
+fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status> {
+    let (build_context, docker_image) = match request.source {
+        Some(Source::BuildContext(context)) => {
+            let context = BuildContext {
+                build_context_path: context.build_context_path,
+                dockerfile_path: context.dockerfile_path.filter(|path| !path.is_empty()),
+            };
+            (Some(context), None)
+        }
+        Some(Source::DockerImage(image)) => (None, Some(image)),
+        None => (None, None),
+    };
+    let build = request.build_options.unwrap_or_default();
+    let run = request.run_options.unwrap_or_default();
+    let port = u16::try_from(run.port)
+        .map_err(|_| Status::invalid_argument(format!("port {} is over 65535", run.port)))?;
+    Ok(CreateDeployment {
+        workspace_id: None,
+        project_id: request.project_id,
+        branch: request.branch,
+        environment_slug: request.environment_slug,
+        build_context,
+        docker_image,
+        git_commit: request.git_commit.map(|commit| GitCommit {
+            commit_sha: commit.commit_sha,
+            commit_message: commit.commit_message,
+            author_handle: commit.author_handle,
+            author_avatar_url: commit.author_avatar_url,
+            timestamp: commit.timestamp,
+            dirty: commit.dirty,
+        }),
+        build_options: BuildOptions {
+            target: build.target.filter(|target| !target.is_empty()),
+            platform: build.platform.filter(|platform| !platform.is_empty()),
+            build_args: build.build_args.into_iter().collect(),
+            no_cache: build.no_cache,
+        },
+        run_options: RunOptions { port, replicas: run.replicas },
+        idempotency_key: request.idempotency_key.filter(|key| !key.is_empty()),
+        content_hash: request.content_hash.filter(|hash| !hash.is_empty()),
+    })
+}
+
+/// Restate's key. The content is part of it: Restate would answer the same key
+/// with its first result, whatever is sent, and only the database can refuse.
+fn ingress_key(input: &CreateDeployment) -> String {
+    let Some(key) = &input.idempotency_key else { return uuid::Uuid::new_v4().to_string() };
+    let mut hash = Sha256::new();
+    let workspace = input.workspace_id.as_ref().map(|id| id.as_str()).unwrap_or_default();
+    for text in [workspace, key, input.content_hash.as_deref().unwrap_or_default()] {
+        hash.update(text.len().to_le_bytes());
+        hash.update(text.as_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unavailable(error: StoreError) -> Status {
+    Status::unavailable(error.to_string())
+}
+
+fn refusal(error: RestateError) -> Status {
+    match error {
+        RestateError::Refused { status: 409, message } => Status::already_exists(message),
+        RestateError::Refused { status: 400..=499, message } => Status::invalid_argument(message),
+        RestateError::Refused { message, .. } => Status::internal(message),
+        error @ RestateError::Unavailable { .. } => Status::unavailable(error.to_string()),
+    }
+}

@@ -1,0 +1,266 @@
+//! The route feed: hostnames from the database and addresses from krane,
+//! merged, numbered and streamed to the gateways.
+
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures::{Stream, StreamExt};
+use launchway_proto::gateway::v1::{
+    Route, RouteState, RouteUpdate, WatchRoutesRequest, route_service_server::RouteService,
+};
+use launchway_workflows::{ids::DeploymentId, ports::RouteAnnouncer, status::DeploymentStatus};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{krane::KraneClient, store::Store};
+
+/// How often routes changed by another process are looked for.
+const TICK: Duration = Duration::from_secs(1);
+/// Pause before krane is watched again.
+const RECONNECT: Duration = Duration::from_millis(200);
+/// Longest wait for the gateways to route by the present table.
+const ANNOUNCE: Duration = Duration::from_secs(1);
+
+#[derive(Debug, Default, Clone)]
+struct RouteTable {
+    version: u64,
+    by_host: HashMap<String, Route>,
+}
+
+type Addresses = HashMap<DeploymentId, Vec<String>>;
+
+/// See the module.
+pub struct RouteFeed {
+    store: Store,
+    krane: KraneClient,
+    table: watch::Sender<Arc<RouteTable>>,
+    /// `None` until krane has said what runs: routes without instances would
+    /// take traffic away from instances that serve.
+    addresses: watch::Sender<Option<Addresses>>,
+    /// The version each connected gateway routes by.
+    applied: Mutex<HashMap<u64, watch::Receiver<u64>>>,
+    next_gateway: std::sync::atomic::AtomicU64,
+}
+
+impl RouteFeed {
+    /// A feed; [`RouteFeed::run`] keeps it up to date.
+    pub fn new(store: Store, krane: KraneClient) -> Arc<Self> {
+        Arc::new(Self {
+            store,
+            krane,
+            table: watch::channel(Arc::default()).0,
+            addresses: watch::channel(None).0,
+            applied: Mutex::default(),
+            next_gateway: std::sync::atomic::AtomicU64::new(0),
+        })
+    }
+
+    /// Follows krane and the database, forever.
+    pub async fn run(self: Arc<Self>) {
+        tokio::join!(self.follow_krane(), self.follow_routes());
+    }
+
+    async fn follow_krane(&self) {
+        loop {
+            if let Err(error) = self.follow_krane_once().await {
+                tracing::debug!(error = %error.failure(), "krane is watched again");
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+
+    /// What is known stays until krane's present state has replaced it: routes
+    /// survive a restart of krane.
+    async fn follow_krane_once(&self) -> Result<(), launchway_workflows::error::StepError> {
+        let mut changes = self.krane.watch_all().await?;
+        let mut present = Some(Addresses::new());
+        while let Some(change) = changes.next().await {
+            let change = change?;
+            let ready = change.instances.into_iter().filter(|instance| instance.ready);
+            let addresses: Vec<String> = ready.map(|instance| instance.address).collect();
+            match (change.deployment_id, &mut present) {
+                (None, _) => {
+                    if let Some(present) = present.take() {
+                        self.addresses.send_replace(Some(present));
+                    }
+                }
+                (Some(id), Some(present)) => {
+                    present.insert(id, addresses);
+                }
+                (Some(id), None) => self.addresses.send_modify(|known| {
+                    let known = known.get_or_insert_default();
+                    if addresses.is_empty() {
+                        known.remove(&id);
+                    } else {
+                        known.insert(id, addresses);
+                    }
+                }),
+            }
+        }
+        Ok(())
+    }
+
+    async fn follow_routes(&self) {
+        let (mut routes, mut addresses) = (self.store.route_changes(), self.addresses.subscribe());
+        loop {
+            self.rebuild().await;
+            tokio::select! {
+                changed = routes.changed() => if changed.is_err() { return },
+                changed = addresses.changed() => if changed.is_err() { return },
+                () = tokio::time::sleep(TICK) => {}
+            }
+        }
+    }
+
+    /// Reads the routes; a table that has changed gets the next version.
+    async fn rebuild(&self) {
+        let rows = match self.store.route_rows().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the routes; the present ones stay");
+                return;
+            }
+        };
+        let by_host: HashMap<String, Route> = {
+            let addresses = self.addresses.borrow();
+            let Some(addresses) = addresses.as_ref() else { return };
+            let route = |row: crate::store::RouteRow| {
+                let retired =
+                    matches!(row.status, DeploymentStatus::Retired | DeploymentStatus::Retiring);
+                let state = if retired { RouteState::Retired } else { RouteState::Serving };
+                let route = Route {
+                    host: row.host.clone(),
+                    deployment_id: row.deployment_id.to_string(),
+                    state: state.into(),
+                    addresses: addresses.get(&row.deployment_id).cloned().unwrap_or_default(),
+                };
+                (row.host, route)
+            };
+            rows.into_iter().map(route).collect()
+        };
+        self.table.send_if_modified(|table| {
+            let differs = table.by_host != by_host;
+            if differs {
+                *table = Arc::new(RouteTable { version: table.version + 1, by_host });
+            }
+            differs
+        });
+    }
+
+    fn gateways(&self) -> MutexGuard<'_, HashMap<u64, watch::Receiver<u64>>> {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl RouteAnnouncer for RouteFeed {
+    async fn announce(&self) {
+        self.rebuild().await;
+        let version = self.table.borrow().version;
+        let connected: Vec<_> = self.gateways().values().cloned().collect();
+        let all_applied = async {
+            for mut applied in connected {
+                // A gateway that goes away catches up by itself.
+                let _ = applied.wait_for(|applied| *applied >= version).await;
+            }
+        };
+        if tokio::time::timeout(ANNOUNCE, all_applied).await.is_err() {
+            tracing::warn!(version, "a gateway has not confirmed the new routes yet");
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl RouteService for RouteFeed {
+    type WatchRoutesStream = Pin<Box<dyn Stream<Item = Result<RouteUpdate, Status>> + Send>>;
+
+    async fn watch_routes(
+        &self,
+        request: Request<Streaming<WatchRoutesRequest>>,
+    ) -> Result<Response<Self::WatchRoutesStream>, Status> {
+        let number = self.next_gateway.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let (applied, receiver) = watch::channel(0);
+        self.gateways().insert(number, receiver);
+        let mut answers = request.into_inner();
+        tokio::spawn(async move {
+            // Ends with the gateway's connection, and its entry with it.
+            while let Ok(Some(answer)) = answers.message().await {
+                applied.send_replace(answer.applied_version);
+            }
+        });
+        self.gateways().retain(|_, receiver| receiver.has_changed().is_ok());
+        let mut table = self.table.subscribe();
+        table.mark_changed();
+        let updates = futures::stream::unfold((table, None), |(mut table, sent)| async move {
+            table.changed().await.ok()?;
+            let present = Arc::clone(&table.borrow_and_update());
+            let update = update(sent.as_deref(), &present);
+            Some((Ok(update), (table, Some(present))))
+        });
+        // Before the first reading there is nothing true to say.
+        let updates = updates.filter(|update| {
+            let known = update.as_ref().is_ok_and(|update: &RouteUpdate| update.version > 0);
+            std::future::ready(known)
+        });
+        Ok(Response::new(updates.boxed()))
+    }
+}
+
+/// The whole table at first, then what has changed.
+fn update(sent: Option<&RouteTable>, present: &RouteTable) -> RouteUpdate {
+    let Some(sent) = sent.filter(|sent| sent.version > 0) else {
+        let routes = present.by_host.values().cloned().collect();
+        return RouteUpdate {
+            version: present.version,
+            snapshot: true,
+            routes,
+            removed_hosts: Vec::new(),
+        };
+    };
+    let changed =
+        present.by_host.iter().filter(|(host, route)| sent.by_host.get(*host) != Some(route));
+    let removed = sent.by_host.keys().filter(|host| !present.by_host.contains_key(*host));
+    RouteUpdate {
+        version: present.version,
+        snapshot: false,
+        routes: changed.map(|(_, route)| route.clone()).collect(),
+        removed_hosts: removed.cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(version: u64, routes: &[(&str, &str)]) -> RouteTable {
+        let by_host = routes.iter().map(|(host, address)| {
+            let route = Route {
+                host: (*host).to_owned(),
+                addresses: vec![(*address).to_owned()],
+                ..Route::default()
+            };
+            ((*host).to_owned(), route)
+        });
+        RouteTable { version, by_host: by_host.collect() }
+    }
+
+    #[test]
+    fn a_gateway_gets_everything_first_and_then_only_changes() {
+        let (first, second) =
+            (table(1, &[("a", "1"), ("b", "1")]), table(2, &[("a", "2"), ("c", "1")]));
+        let snapshot = update(None, &first);
+        assert!(snapshot.snapshot && snapshot.routes.len() == 2);
+        let change = update(Some(&first), &second);
+        let mut hosts: Vec<_> = change.routes.iter().map(|route| route.host.as_str()).collect();
+        hosts.sort_unstable();
+        assert_eq!(
+            (change.snapshot, hosts, change.removed_hosts),
+            (false, vec!["a", "c"], vec!["b".to_owned()])
+        );
+    }
+}

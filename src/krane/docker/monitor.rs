@@ -1,0 +1,317 @@
+//! Keeps the table true: follows the engine's events, probes what is not
+//! ready, and reads everything afresh after a restart of either side.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use bollard::{
+    Docker,
+    container::LogOutput,
+    models::{
+        ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody, RestartPolicy,
+        RestartPolicyNameEnum,
+    },
+    query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder},
+};
+use futures::StreamExt;
+use launchway_proto::krane::v1::{DeploymentStatus, Instance};
+use launchway_workflows::ids::DeploymentId;
+
+use super::{Labels, list};
+use crate::krane::{
+    probe::{Prober, pauses},
+    table::{Instances, Table},
+};
+
+/// Pause before the engine's events are asked for again.
+const RECONNECT: Duration = Duration::from_millis(500);
+/// Longest wait for the first probes of adopted instances.
+const FIRST_PROBES: Duration = Duration::from_secs(3);
+const PROBE_CHECK: Duration = Duration::from_millis(5);
+/// Log lines of an instance that ended.
+const TAIL: &str = "50";
+/// Restarts of an instance that had been ready, before it counts as ended.
+const RESTARTS: i64 = 10;
+
+/// What the probes of a running container have found.
+#[derive(Default, Clone)]
+struct Probed {
+    ready: bool,
+    attempts: u32,
+    message: String,
+}
+
+struct Shared {
+    docker: Docker,
+    owner: String,
+    table: Arc<Table>,
+    prober: Prober,
+    /// By container and start time: a restarted one is probed anew.
+    probed: Mutex<HashMap<String, Probed>>,
+    probing: Mutex<HashSet<String>>,
+    /// One reading of a deployment at a time: a later one sees more.
+    reading: tokio::sync::Mutex<()>,
+}
+
+/// See the module; cheap to clone. The background task ends with the last clone.
+#[derive(Clone)]
+pub(super) struct Monitor(Arc<Shared>);
+
+impl Monitor {
+    pub(super) fn start(docker: Docker, owner: String, table: Arc<Table>, prober: Prober) -> Self {
+        let shared = Shared {
+            docker,
+            owner,
+            table,
+            prober,
+            probed: Mutex::default(),
+            probing: Mutex::default(),
+            reading: tokio::sync::Mutex::default(),
+        };
+        let monitor = Self(Arc::new(shared));
+        let weak = Arc::downgrade(&monitor.0);
+        tokio::spawn(async move {
+            while let Some(shared) = weak.upgrade() {
+                Self(shared).follow().await;
+                tokio::time::sleep(RECONNECT).await;
+            }
+        });
+        monitor
+    }
+
+    /// Reads the deployment's containers now.
+    pub(super) async fn refresh(&self, id: &DeploymentId) {
+        let _turn = self.0.reading.lock().await;
+        let labels = [Labels::owner(&self.0.owner), Labels::deployment(id)];
+        match list(&self.0.docker, &labels).await {
+            Ok(containers) => self.publish(id, &containers).await,
+            Err(error) => tracing::warn!(deployment = %id, %error, "cannot read the instances"),
+        }
+    }
+
+    /// Follows events until the engine goes away.
+    async fn follow(&self) {
+        let filters = HashMap::from([
+            ("label", vec![Labels::owner(&self.0.owner)]),
+            ("type", vec!["container".to_owned()]),
+            ("event", ["start", "die", "destroy", "oom"].map(str::to_owned).to_vec()),
+        ]);
+        let options = EventsOptionsBuilder::new().filters(&filters).build();
+        let mut events = std::pin::pin!(self.0.docker.events(Some(options)));
+        // Subscribed before reading, so that nothing falls between the two.
+        let first = futures::poll!(events.next());
+        if !self.read_all().await {
+            return;
+        }
+        let mut next = match first {
+            std::task::Poll::Ready(event) => event,
+            std::task::Poll::Pending => events.next().await,
+        };
+        while let Some(Ok(event)) = next {
+            let labels = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
+            if let Some(id) = Labels::deployment_in(&labels) {
+                self.refresh(&id).await;
+            }
+            next = events.next().await;
+        }
+        tracing::warn!("the engine's events have ended; following them again");
+    }
+
+    async fn read_all(&self) -> bool {
+        let turn = self.0.reading.lock().await;
+        let containers = match list(&self.0.docker, &[Labels::owner(&self.0.owner)]).await {
+            Ok(containers) => containers,
+            Err(error) => {
+                tracing::warn!(%error, "cannot read the instances; trying again");
+                return false;
+            }
+        };
+        let mut by_deployment: HashMap<DeploymentId, Vec<ContainerSummary>> =
+            self.0.table.all().into_iter().map(|(id, _)| (id, Vec::new())).collect();
+        for container in containers {
+            if let Some(id) = Labels::deployment_of(&container) {
+                by_deployment.entry(id).or_default().push(container);
+            }
+        }
+        for (id, containers) in &by_deployment {
+            self.publish(id, containers).await;
+        }
+        drop(turn);
+        self.first_probes().await;
+        self.0.table.mark_synced();
+        true
+    }
+
+    /// Adopted instances may well be serving: nothing is reported before each
+    /// was probed once, or the route feed would take their traffic away.
+    async fn first_probes(&self) {
+        let unprobed = || {
+            let running = |instance: &Instance| {
+                !instance.address.is_empty() && !instance.ready && instance.probe_attempts == 0
+            };
+            self.0.table.all().iter().any(|(_, known)| known.instances.iter().any(running))
+        };
+        let probing = async {
+            while unprobed() {
+                tokio::time::sleep(PROBE_CHECK).await;
+            }
+        };
+        // A hanging instance must not hold back the others.
+        let _ = tokio::time::timeout(FIRST_PROBES, probing).await;
+    }
+
+    async fn publish(&self, id: &DeploymentId, containers: &[ContainerSummary]) {
+        let mut instances = Vec::with_capacity(containers.len());
+        for container in containers {
+            instances.push(self.instance(id, container).await);
+        }
+        instances.sort_by(|a, b| a.id.cmp(&b.id));
+        let namespace = containers.first().and_then(Labels::namespace_of).unwrap_or_default();
+        self.0.table.set(id, Instances { namespace, instances: Arc::new(instances) });
+    }
+
+    async fn instance(&self, id: &DeploymentId, container: &ContainerSummary) -> Instance {
+        let name = name_of(container);
+        if container.state == Some(ContainerSummaryStateEnum::RUNNING) {
+            let address = address_of(container);
+            let key = format!("{}@{address}", container.id.as_deref().unwrap_or_default());
+            let probed = lock(&self.0.probed).get(&key).cloned().unwrap_or_default();
+            if !probed.ready && !address.is_empty() {
+                self.probe(id, container, key, address.clone());
+            }
+            return Instance {
+                id: name,
+                address,
+                status: DeploymentStatus::Running.into(),
+                ready: probed.ready,
+                message: probed.message,
+                probe_attempts: probed.attempts,
+                ..Instance::default()
+            };
+        }
+        let created = container.state == Some(ContainerSummaryStateEnum::CREATED);
+        if created || container.state == Some(ContainerSummaryStateEnum::RESTARTING) {
+            let status = DeploymentStatus::Pending.into();
+            return Instance { id: name, status, ..Instance::default() };
+        }
+        self.ended(name, container).await
+    }
+
+    async fn ended(&self, name: String, container: &ContainerSummary) -> Instance {
+        let id = container.id.as_deref().unwrap_or_default();
+        let state =
+            self.0.docker.inspect_container(id, None).await.ok().and_then(|found| found.state);
+        let state = state.unwrap_or_default();
+        let exit_code = state.exit_code.and_then(|code| i32::try_from(code).ok());
+        Instance {
+            id: name,
+            status: DeploymentStatus::Terminating.into(),
+            exit_code: Some(exit_code.unwrap_or(-1)),
+            message: state.error.unwrap_or_default(),
+            oom_killed: state.oom_killed.unwrap_or_default(),
+            log_tail: self.tail(id).await,
+            ..Instance::default()
+        }
+    }
+
+    async fn tail(&self, id: &str) -> Vec<String> {
+        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(TAIL).build();
+        let output: Vec<LogOutput> = self
+            .0
+            .docker
+            .logs(id, Some(options))
+            .filter_map(|line| async { line.ok() })
+            .collect()
+            .await;
+        let text: Vec<u8> =
+            output.into_iter().flat_map(|line| line.into_bytes().to_vec()).collect();
+        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
+    }
+
+    /// Probes in the background until the instance is ready or gone.
+    fn probe(&self, id: &DeploymentId, container: &ContainerSummary, key: String, address: String) {
+        if !lock(&self.0.probing).insert(key.clone()) {
+            return;
+        }
+        let (this, id) = (self.clone(), id.clone());
+        let health = Labels::health(container);
+        let container = container.id.clone().unwrap_or_default();
+        tokio::spawn(async move {
+            for pause in pauses(&health) {
+                let result = this.0.prober.probe(&address, &health).await;
+                let ready = result.is_ok();
+                {
+                    let mut probed = lock(&this.0.probed);
+                    let probed = probed.entry(key.clone()).or_default();
+                    probed.attempts += 1;
+                    probed.ready = ready;
+                    probed.message = result.err().unwrap_or_default();
+                }
+                if ready {
+                    this.refresh(&id).await;
+                    this.restart_when_it_fails(&container).await;
+                    break;
+                }
+                if !this.runs_at(&id, &address) {
+                    lock(&this.0.probed).remove(&key);
+                    break;
+                }
+                this.note_probe(&id, &address, &key);
+                tokio::time::sleep(pause).await;
+            }
+            lock(&this.0.probing).remove(&key);
+        });
+    }
+
+    fn runs_at(&self, id: &DeploymentId, address: &str) -> bool {
+        self.0.table.get(id).instances.iter().any(|instance| instance.address == address)
+    }
+
+    /// Shows the last probe without asking the engine again.
+    fn note_probe(&self, id: &DeploymentId, address: &str, key: &str) {
+        let probed = lock(&self.0.probed).get(key).cloned().unwrap_or_default();
+        let mut present = self.0.table.get(id);
+        let mut instances = present.instances.to_vec();
+        for instance in instances.iter_mut().filter(|instance| instance.address == address) {
+            instance.message.clone_from(&probed.message);
+            instance.probe_attempts = probed.attempts;
+        }
+        present.instances = Arc::new(instances);
+        self.0.table.set(id, present);
+    }
+
+    async fn restart_when_it_fails(&self, container: &str) {
+        let policy = RestartPolicy {
+            name: Some(RestartPolicyNameEnum::ON_FAILURE),
+            maximum_retry_count: Some(RESTARTS),
+        };
+        let update =
+            ContainerUpdateBody { restart_policy: Some(policy), ..ContainerUpdateBody::default() };
+        if let Err(error) = self.0.docker.update_container(container, update).await {
+            tracing::warn!(container, %error, "cannot set the restart policy");
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn name_of(container: &ContainerSummary) -> String {
+    let names = container.names.as_deref().unwrap_or_default();
+    names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default()
+}
+
+/// The loopback address the engine has published the port at.
+fn address_of(container: &ContainerSummary) -> String {
+    let port = Labels::port(container);
+    let ports = container.ports.as_deref().unwrap_or_default();
+    ports
+        .iter()
+        .filter(|published| port.is_none_or(|port| published.private_port == port))
+        .find_map(|published| Some(format!("127.0.0.1:{}", published.public_port?)))
+        .unwrap_or_default()
+}

@@ -1,0 +1,135 @@
+//! The port of the durable core, delegated to the files by subject.
+
+use async_trait::async_trait;
+use launchway_workflows::{
+    ids::{DeploymentId, InvocationId},
+    model::{
+        BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, NewDeployment, Routed, Submission,
+    },
+    ports::{self, AttemptEnd, BuildEvent, Guarded, ReadinessWait, RunInputs, StepEnd, StepRun},
+    status::DeploymentStatus,
+};
+
+use super::{Result, Store};
+
+#[async_trait]
+impl ports::Store for Store {
+    async fn create_deployment(&self, new: &NewDeployment) -> Result<Submission> {
+        self.submit(new).await
+    }
+
+    async fn begin_attempt(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<Option<DeploymentPlan>> {
+        self.take_for_attempt(id, owner).await
+    }
+
+    async fn build_options(&self, id: &DeploymentId) -> Result<BuildOptions> {
+        self.read_build_options(id).await
+    }
+
+    async fn run_inputs(&self, id: &DeploymentId) -> Result<RunInputs> {
+        self.read_run_inputs(id).await
+    }
+
+    async fn transition(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        to: DeploymentStatus,
+    ) -> Result<Guarded> {
+        self.move_status(id, owner, to).await
+    }
+
+    async fn step_started(&self, run: &StepRun, status: Option<DeploymentStatus>) -> Result<u32> {
+        self.start_step(run, status).await
+    }
+
+    async fn step_ended(&self, run: &StepRun, end: &StepEnd) -> Result<()> {
+        self.end_step(run, end).await
+    }
+
+    async fn append_build_log(&self, id: &DeploymentId, events: &[BuildEvent]) -> Result<()> {
+        self.append_log(id, events).await
+    }
+
+    async fn record_image(&self, id: &DeploymentId, image: &BuiltImage) -> Result<()> {
+        self.write_image(id, image).await
+    }
+
+    async fn cancel_requested(&self, id: &DeploymentId) -> Result<bool> {
+        self.is_cancel_requested(id).await
+    }
+
+    async fn commit_routes(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        claims: &[DomainClaim],
+    ) -> Result<Option<Routed>> {
+        self.route(id, owner, claims).await
+    }
+
+    async fn begin_unwind(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<Option<Routed>> {
+        self.close_commit(id, owner).await
+    }
+
+    async fn owner_of(&self, id: &DeploymentId) -> Result<Option<InvocationId>> {
+        self.read_owner(id).await
+    }
+
+    async fn add_warning(&self, id: &DeploymentId, warning: &str) -> Result<()> {
+        self.write_warning(id, warning).await
+    }
+
+    async fn record_openapi(&self, id: &DeploymentId, spec: &str) -> Result<()> {
+        self.write_openapi(id, spec).await
+    }
+
+    async fn finish_attempt(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        end: &AttemptEnd,
+    ) -> Result<Guarded> {
+        self.settle_attempt(id, owner, end).await
+    }
+
+    async fn open_readiness_wait(&self, wait: &ReadinessWait) -> Result<()> {
+        self.open_wait(wait).await
+    }
+
+    async fn readiness_waits(&self) -> Result<Vec<ReadinessWait>> {
+        self.open_waits().await
+    }
+
+    async fn close_readiness_wait(&self, awakeable_id: &str) -> Result<()> {
+        self.close_wait(awakeable_id).await
+    }
+
+    async fn begin_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
+        self.start_retirement(id).await
+    }
+
+    async fn finish_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
+        self.end_retirement(id).await
+    }
+
+    async fn retirement_candidates(
+        &self,
+        id: &DeploymentId,
+        keep: u32,
+    ) -> Result<Vec<DeploymentId>> {
+        self.find_retirable(id, keep).await
+    }
+
+    async fn run_target(&self, id: &DeploymentId) -> Result<Option<String>> {
+        self.namespace_of(id).await
+    }
+}

@@ -1,0 +1,60 @@
+//! Retiring what only its own commit domain points to.
+
+use launchway_workflows::{ids::DeploymentId, ports::Guarded};
+
+use super::{Result, Store, database, now_ms, parse};
+
+impl Store {
+    pub(super) async fn find_retirable(
+        &self,
+        id: &DeploymentId,
+        keep: u32,
+    ) -> Result<Vec<DeploymentId>> {
+        let rows = sqlx::query(
+            "SELECT o.id FROM deployments o JOIN deployments d ON d.environment_id = o.environment_id \
+             WHERE d.id = $1 AND o.status = 'ready' AND o.sequence < d.sequence \
+             ORDER BY o.sequence DESC",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)?;
+        rows.iter().skip(keep as usize).map(|row| parse(row, "id")).collect()
+    }
+
+    pub(super) async fn start_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
+        let begun = sqlx::query(
+            "UPDATE deployments SET status = 'retiring', updated_at = $2 WHERE id = $1 \
+             AND (status = 'retiring' OR (status = 'ready' AND NOT EXISTS \
+             (SELECT 1 FROM domains m WHERE m.deployment_id = $1 AND m.kind <> 'commit')))",
+        )
+        .bind(id.as_str())
+        .bind(now_ms())
+        .execute(&self.pool)
+        .await
+        .map_err(database)?;
+        self.settled(id, begun.rows_affected())
+    }
+
+    pub(super) async fn end_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
+        let ended = sqlx::query(
+            "UPDATE deployments SET status = 'retired', updated_at = $2 \
+             WHERE id = $1 AND status IN ('retiring', 'retired')",
+        )
+        .bind(id.as_str())
+        .bind(now_ms())
+        .execute(&self.pool)
+        .await
+        .map_err(database)?;
+        self.settled(id, ended.rows_affected())
+    }
+
+    fn settled(&self, id: &DeploymentId, rows: u64) -> Result<Guarded> {
+        if rows == 0 {
+            return Ok(Guarded::Lost);
+        }
+        self.changed(id);
+        self.routes_changed();
+        Ok(Guarded::Applied)
+    }
+}

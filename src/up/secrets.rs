@@ -1,0 +1,64 @@
+//! Secrets that an installation makes for itself: files of its own, 0600.
+
+use std::{
+    fs::OpenOptions,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+};
+
+use rand::RngCore;
+
+use super::{SetupError, layout::Layout};
+
+/// See the module.
+pub(super) struct Secrets {
+    /// The API key of the user who runs `up`.
+    pub(super) admin_key: String,
+    /// Credentials of the embedded object store.
+    pub(super) s3_access_key: String,
+    pub(super) s3_secret_key: String,
+    /// Tells the containers of this installation from others'.
+    pub(super) installation: String,
+    /// Public half of the key Restate signs with.
+    pub(super) identity_key: String,
+}
+
+impl Secrets {
+    pub(super) fn ensure(layout: &Layout) -> Result<Self, SetupError> {
+        let dir = layout.secrets();
+        let secret = |name: &str, prefix: &str, bytes: usize| {
+            ensure(&dir.join(name), || format!("{prefix}{}", random(bytes)))
+                .map_err(|error| SetupError(format!("{}: {error}", dir.join(name).display())))
+        };
+        Ok(Self {
+            admin_key: secret("admin-key", "lwk_", 32)?,
+            s3_access_key: secret("s3-access-key", "LW", 12)?,
+            s3_secret_key: secret("s3-secret-key", "", 32)?,
+            installation: secret("installation", "ins-", 8)?,
+            identity_key: crate::restate::identity::ensure(&dir.join("restate-identity.pem"))
+                .map_err(SetupError::from)?,
+        })
+    }
+}
+
+fn random(bytes: usize) -> String {
+    let mut random = vec![0; bytes];
+    rand::rng().fill_bytes(&mut random);
+    bs58::encode(random).into_string()
+}
+
+fn ensure(path: &Path, make: impl Fn() -> String) -> io::Result<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty: remove it")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let secret = make();
+            let mut file =
+                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+            writeln!(file, "{secret}")?;
+            Ok(secret)
+        }
+        Err(error) => Err(error),
+    }
+}

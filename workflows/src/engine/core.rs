@@ -1,0 +1,47 @@
+//! What every handler shares: the ports and the limits.
+
+use std::{sync::Arc, time::Duration};
+
+use super::readiness::ReadinessWatcher;
+use crate::ports::{Builder, ContextStore, OpenapiScraper, RouteAnnouncer, Runtime, Store};
+
+/// Limits and names, validated by the configuration.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Domain under which deployments are reachable, e.g. `localhost`.
+    pub apex: String,
+    /// Longest build.
+    pub build_time_limit: Duration,
+    /// Concurrent builds of one workspace.
+    pub build_concurrency: u32,
+    /// Longest wait for a build slot.
+    pub queue_time_limit: Duration,
+    /// From the start of the instances until they must be ready.
+    pub ready_timeout: Duration,
+    /// Lifetime of the URL the builder reads the context from.
+    pub context_url_lifetime: Duration,
+    /// From losing the environment's domain until the instances are stopped.
+    pub retire_after: Duration,
+    /// Previous deployments of an environment that stay running.
+    pub keep_running: u32,
+}
+
+/// The ports behind the handlers.
+pub struct Core {
+    /// Database.
+    pub store: Arc<dyn Store>,
+    /// Object store.
+    pub contexts: Arc<dyn ContextStore>,
+    /// Builder.
+    pub builder: Arc<dyn Builder>,
+    /// krane.
+    pub runtime: Arc<dyn Runtime>,
+    /// Route feed.
+    pub announcer: Arc<dyn RouteAnnouncer>,
+    /// OpenAPI descriptions.
+    pub scraper: Arc<dyn OpenapiScraper>,
+    /// Resolves waits for readiness.
+    pub readiness: Arc<ReadinessWatcher>,
+    /// Limits.
+    pub settings: Settings,
+}

@@ -1,0 +1,349 @@
+//! The one way a handler does something: a named, bounded, recorded step.
+
+use std::{fmt, future::Future, sync::Arc, sync::Mutex, time::Duration};
+
+use futures::future::BoxFuture;
+use restate_sdk::prelude::*;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tracing::Instrument;
+
+use super::core::Core;
+use crate::{
+    error::{ErrorCode, StepError, StepFailure},
+    ids::{DeploymentId, InvocationId},
+    ports::{StepEnd, StepRun},
+    status::DeploymentStatus,
+    step::Step,
+};
+
+/// Restate's code for "cancelled"; it arrives at the next await.
+const CANCELLED: u16 = 409;
+/// Longest pause between tries: a step that can go on again does so within a
+/// second of its cause being gone.
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
+/// How often a held step looks for a cancel that another process recorded.
+const CANCEL_POLL: Duration = Duration::from_millis(500);
+/// Largest journaled result of a step, in bytes.
+const MAX_RESULT: usize = 64 * 1024;
+
+/// Why `deploy` does not go on.
+#[derive(Debug, Clone)]
+pub enum Stop {
+    /// A step failed for good.
+    Failed(StepFailure),
+    /// Somebody cancelled.
+    Cancelled,
+}
+
+impl Stop {
+    /// What an await of the SDK ended with, as happened at `step`.
+    pub fn from_terminal(error: &TerminalError, step: Step) -> Self {
+        if error.code() == CANCELLED {
+            return Self::Cancelled;
+        }
+        Self::Failed(exhausted(error.message()).at(step))
+    }
+}
+
+/// How far a step may go. Every field is a bound.
+#[derive(Debug, Clone, Copy)]
+pub struct StepLimits {
+    /// Tries, the first included.
+    pub tries: u32,
+    /// Longest single try.
+    pub time_limit: Duration,
+    /// The closure watches for a cancel and is dropped when one comes.
+    pub held: bool,
+}
+
+impl StepLimits {
+    /// A call of a local database or API: short tries, for half a minute in
+    /// all, so that a restart of that service is waited out.
+    pub const CALL: Self = Self { tries: 30, time_limit: Duration::from_secs(15), held: false };
+
+    /// Work of minutes that is started again when its process is lost.
+    pub fn held(time_limit: Duration) -> Self {
+        Self { tries: 10, time_limit, held: true }
+    }
+
+    fn retry_policy(self) -> RunRetryPolicy {
+        RunRetryPolicy::new()
+            .initial_delay(Duration::from_millis(100))
+            .exponentiation_factor(2.0)
+            .max_delay(MAX_RETRY_DELAY)
+            .max_attempts(self.tries)
+            .max_duration(self.time_limit.saturating_mul(self.tries) + MAX_RETRY_DELAY * self.tries)
+    }
+}
+
+/// What a step's action did.
+pub struct Done<T> {
+    value: T,
+    skipped: Option<String>,
+}
+
+impl<T> Done<T> {
+    /// Did its work.
+    pub fn with(value: T) -> Self {
+        Self { value, skipped: None }
+    }
+
+    /// Had nothing to do; `why` is shown.
+    pub fn skipped(value: T, why: impl Into<String>) -> Self {
+        Self { value, skipped: Some(why.into()) }
+    }
+}
+
+/// A step's journaled result. Errors are values: no error type survives a
+/// journal.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
+enum Verdict<T> {
+    Done(T),
+    Failed(StepFailure),
+    Cancelled,
+}
+
+/// A try that failed and may be repeated; carries the failure through
+/// Restate's retries, to be read back by [`exhausted`].
+#[derive(Debug)]
+struct Retryable(StepFailure);
+
+impl fmt::Display for Retryable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(&self.0).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl std::error::Error for Retryable {}
+
+/// The failure behind a terminal error of a run whose tries are used up.
+fn exhausted(message: &str) -> StepFailure {
+    let json = message.find('{').map(|start| &message[start..]);
+    json.and_then(|json| {
+        serde_json::Deserializer::from_str(json).into_iter::<StepFailure>().next()?.ok()
+    })
+    .unwrap_or_else(|| StepFailure::new(ErrorCode::Internal, message))
+}
+
+/// The steps of one attempt of one deployment.
+pub struct Steps<'a, 'ctx> {
+    ctx: &'a ObjectContext<'ctx>,
+    core: Arc<Core>,
+    deployment_id: DeploymentId,
+    /// Calls that ended since the last run; the next run records them.
+    passed: Mutex<Vec<Step>>,
+}
+
+impl<'a, 'ctx> Steps<'a, 'ctx> {
+    /// The steps of the deployment that is the object's key.
+    pub fn new(ctx: &'a ObjectContext<'ctx>, core: Arc<Core>, deployment_id: DeploymentId) -> Self {
+        Self { ctx, core, deployment_id, passed: Mutex::new(Vec::new()) }
+    }
+
+    /// The ports.
+    pub fn core(&self) -> &Arc<Core> {
+        &self.core
+    }
+
+    /// The context, for calls of other services.
+    pub fn ctx(&self) -> &'a ObjectContext<'ctx> {
+        self.ctx
+    }
+
+    /// The deployment.
+    pub fn deployment_id(&self) -> &DeploymentId {
+        &self.deployment_id
+    }
+
+    /// The invocation that owns the row. For closures only, never for
+    /// arguments: a restarted attempt has another id.
+    pub fn owner(&self) -> InvocationId {
+        InvocationId(self.ctx.invocation_id().to_owned())
+    }
+
+    /// Notes that a step made of calls has ended; the next run records it.
+    pub fn passed(&self, step: Step) {
+        if let Ok(mut passed) = self.passed.lock() {
+            passed.push(step);
+        }
+    }
+
+    /// Steps noted as passed and not recorded yet, for a callee that records.
+    pub fn take_passed(&self) -> Vec<Step> {
+        self.passed.lock().map(|mut passed| std::mem::take(&mut *passed)).unwrap_or_default()
+    }
+
+    /// Runs `action` as the step: recorded for people, journaled by Restate,
+    /// repeated on transient errors within `limits`, never again once done.
+    ///
+    /// # Errors
+    /// [`Stop`] when it failed for good or was cancelled.
+    pub async fn run<T, F, Fut>(
+        &self,
+        step: Step,
+        status: Option<DeploymentStatus>,
+        limits: StepLimits,
+        action: F,
+    ) -> Result<T, Stop>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Done<T>, StepError>> + Send + 'static,
+    {
+        let recorded = Recorded {
+            core: Arc::clone(&self.core),
+            run: StepRun { deployment_id: self.deployment_id.clone(), owner: self.owner(), step },
+            status,
+            limits,
+            passed: self.take_passed(),
+        };
+        let span = tracing::info_span!("step", deployment = %self.deployment_id, step = %step);
+        // Boxed: rustc cannot prove `Send` for the nested future inside the
+        // SDK's macros otherwise (rust#100013).
+        let closure: BoxFuture<'static, HandlerResult<Json<Verdict<T>>>> =
+            Box::pin(recorded.execute(action).instrument(span));
+        let result = self
+            .ctx
+            .run(move || closure)
+            .name(step.name())
+            .retry_policy(limits.retry_policy())
+            .await;
+        match result {
+            Ok(Json(Verdict::Done(value))) => Ok(value),
+            Ok(Json(Verdict::Failed(failure))) => Err(Stop::Failed(failure.at(step))),
+            Ok(Json(Verdict::Cancelled)) => Err(Stop::Cancelled),
+            Err(error) => Err(Stop::from_terminal(&error, step)),
+        }
+    }
+}
+
+/// One try of a step, with its records.
+struct Recorded {
+    core: Arc<Core>,
+    run: StepRun,
+    status: Option<DeploymentStatus>,
+    limits: StepLimits,
+    passed: Vec<Step>,
+}
+
+impl Recorded {
+    async fn execute<T, F, Fut>(self, action: F) -> HandlerResult<Json<Verdict<T>>>
+    where
+        T: Serialize + Send + 'static,
+        F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Done<T>, StepError>> + Send + 'static,
+    {
+        record_passed(&self.core, &self.run, &self.passed).await?;
+        let tries = self.core.store.step_started(&self.run, self.status).await?;
+        tracing::info!(tries, "step starts");
+        let (end, verdict) = match self.outcome(action).await {
+            Outcome::Cancelled => (StepEnd::Cancelled, Verdict::Cancelled),
+            Outcome::Ended(Ok(done)) => match oversized(&done.value) {
+                None => (
+                    done.skipped.map_or(StepEnd::Done, StepEnd::Skipped),
+                    Verdict::Done(done.value),
+                ),
+                Some(failure) => (StepEnd::Failed(failure.clone()), Verdict::Failed(failure)),
+            },
+            Outcome::Ended(Err(StepError::Permanent(failure))) => {
+                tracing::warn!(code = %failure.code, message = %failure.message, "step failed");
+                (StepEnd::Failed(failure.clone()), Verdict::Failed(failure))
+            }
+            Outcome::Ended(Err(StepError::Transient(failure))) => {
+                tracing::warn!(code = %failure.code, message = %failure.message, "step will be tried again");
+                self.core.store.step_ended(&self.run, &StepEnd::WillRetry(failure.clone())).await?;
+                return Err(Retryable(failure).into());
+            }
+        };
+        self.core.store.step_ended(&self.run, &end).await?;
+        Ok(Json(verdict))
+    }
+
+    async fn outcome<T, F, Fut>(&self, action: F) -> Outcome<T>
+    where
+        F: FnOnce(Arc<Core>) -> Fut,
+        Fut: Future<Output = Result<Done<T>, StepError>>,
+    {
+        let timed = tokio::time::timeout(self.limits.time_limit, action(Arc::clone(&self.core)));
+        let ended = if self.limits.held {
+            tokio::select! {
+                ended = timed => ended,
+                () = self.cancel_requested() => return Outcome::Cancelled,
+            }
+        } else {
+            timed.await
+        };
+        Outcome::Ended(ended.unwrap_or_else(|_| Err(self.too_slow())))
+    }
+
+    /// A held step that reaches its limit has used it up; a short call may
+    /// have met a hiccup.
+    fn too_slow(&self) -> StepError {
+        let limit = self.limits.time_limit.as_secs();
+        let message = format!("`{}` did not end within its limit of {limit} s", self.run.step);
+        match self.run.step {
+            Step::BuildImage => StepError::permanent(ErrorCode::BuildTimeout, message),
+            _ if self.limits.held => StepError::permanent(ErrorCode::Internal, message),
+            _ => StepError::transient(ErrorCode::Internal, message),
+        }
+    }
+
+    async fn cancel_requested(&self) {
+        loop {
+            tokio::time::sleep(CANCEL_POLL).await;
+            // A database that is away must not end a build: look again later.
+            if let Ok(true) = self.core.store.cancel_requested(&self.run.deployment_id).await {
+                return;
+            }
+        }
+    }
+}
+
+enum Outcome<T> {
+    Ended(Result<Done<T>, StepError>),
+    Cancelled,
+}
+
+/// Records steps made of calls as done; the database decides when they began.
+pub(crate) async fn record_passed(
+    core: &Core,
+    run: &StepRun,
+    passed: &[Step],
+) -> Result<(), crate::ports::StoreError> {
+    for step in passed {
+        let run = StepRun { step: *step, ..run.clone() };
+        core.store.step_ended(&run, &StepEnd::Done).await?;
+    }
+    Ok(())
+}
+
+fn oversized<T: Serialize>(value: &T) -> Option<StepFailure> {
+    let size = serde_json::to_vec(value).map(|json| json.len()).unwrap_or(usize::MAX);
+    (size > MAX_RESULT).then(|| {
+        let message =
+            format!("the step's result has {size} bytes; at most {MAX_RESULT} are journaled");
+        StepFailure::new(ErrorCode::Internal, message)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_failure_survives_restates_retries() {
+        let failure = StepFailure::new(ErrorCode::ContextUnreachable, "no route {to} host");
+        let message = format!("[500] {}", Retryable(failure.clone()));
+        assert_eq!(exhausted(&message), failure);
+    }
+
+    #[test]
+    fn an_unknown_terminal_error_keeps_its_text() {
+        let failure = exhausted("something {else}");
+        assert_eq!(
+            (failure.code, failure.message.as_str()),
+            (ErrorCode::Internal, "something {else}")
+        );
+    }
+}

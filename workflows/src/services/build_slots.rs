@@ -1,0 +1,295 @@
+//! `BuildSlots`, a virtual object per workspace: who builds, who waits. Pure
+//! state: it never waits, calls or runs anything.
+
+use std::time::Duration;
+
+use restate_sdk::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::ids::DeploymentId;
+
+const STATE: &str = "slots";
+/// After this many grants to production in a row, the oldest waiter goes
+/// first: nobody starves.
+const PRODUCTION_RUN: u32 = 3;
+
+/// Input of `acquire`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct AcquireRequest {
+    /// Who wants the slot.
+    pub deployment_id: DeploymentId,
+    /// Completed with a [`SlotGrant`] once a slot is free.
+    pub awakeable_id: String,
+    /// Production goes first.
+    pub production: bool,
+    /// Concurrent builds of the workspace.
+    pub limit: u32,
+    /// After this the slot is taken back, in milliseconds.
+    pub lease_ms: u64,
+}
+
+/// Output of `acquire`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
+pub enum Acquired {
+    /// The slot is held from now on.
+    Granted(SlotGrant),
+    /// Waiting at this position, from 1.
+    Queued(u32),
+}
+
+/// A held slot; the number tells leases of one holder apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SlotGrant {
+    /// Counts the workspace's grants.
+    pub number: u64,
+}
+
+/// Input of `release`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SlotHolder {
+    /// Whose slot, or place in the queue.
+    pub deployment_id: DeploymentId,
+}
+
+/// Input of `expire`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct Lease {
+    /// Whose slot.
+    pub deployment_id: DeploymentId,
+    /// Of this grant only.
+    pub grant: SlotGrant,
+}
+
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Slots {
+    limit: u32,
+    grants: u64,
+    production_run: u32,
+    holders: Vec<Lease>,
+    waiters: Vec<AcquireRequest>,
+}
+
+/// A waiter that got its slot.
+struct Granted {
+    to: AcquireRequest,
+    grant: SlotGrant,
+}
+
+impl Slots {
+    fn acquire(&mut self, request: AcquireRequest) -> Acquired {
+        self.limit = request.limit.max(1);
+        if let Some(lease) = self.lease_of(&request.deployment_id) {
+            return Acquired::Granted(lease.grant);
+        }
+        // A re-executed caller waits on another awakeable.
+        self.waiters.retain(|waiter| waiter.deployment_id != request.deployment_id);
+        if self.waiters.is_empty() && self.has_room() {
+            return Acquired::Granted(self.grant(&request));
+        }
+        self.waiters.push(request);
+        Acquired::Queued(u32::try_from(self.waiters.len()).unwrap_or(u32::MAX))
+    }
+
+    fn release(&mut self, id: &DeploymentId) -> Vec<Granted> {
+        self.holders.retain(|lease| lease.deployment_id != *id);
+        self.waiters.retain(|waiter| waiter.deployment_id != *id);
+        self.grant_waiting()
+    }
+
+    fn expire(&mut self, expired: &Lease) -> Vec<Granted> {
+        self.holders.retain(|lease| {
+            lease.deployment_id != expired.deployment_id || lease.grant != expired.grant
+        });
+        self.grant_waiting()
+    }
+
+    fn grant_waiting(&mut self) -> Vec<Granted> {
+        let mut granted = Vec::new();
+        while self.has_room() && !self.waiters.is_empty() {
+            let to = self.waiters.remove(self.next_waiter());
+            let grant = self.grant(&to);
+            granted.push(Granted { to, grant });
+        }
+        granted
+    }
+
+    fn next_waiter(&self) -> usize {
+        if self.production_run >= PRODUCTION_RUN {
+            return 0;
+        }
+        self.waiters.iter().position(|waiter| waiter.production).unwrap_or(0)
+    }
+
+    fn grant(&mut self, request: &AcquireRequest) -> SlotGrant {
+        self.grants += 1;
+        self.production_run = if request.production { self.production_run + 1 } else { 0 };
+        if self.production_run > PRODUCTION_RUN {
+            self.production_run = 0;
+        }
+        let grant = SlotGrant { number: self.grants };
+        self.holders.push(Lease { deployment_id: request.deployment_id.clone(), grant });
+        grant
+    }
+
+    fn has_room(&self) -> bool {
+        self.holders.len() < self.limit as usize
+    }
+
+    fn lease_of(&self, id: &DeploymentId) -> Option<&Lease> {
+        self.holders.iter().find(|lease| lease.deployment_id == *id)
+    }
+}
+
+/// The build slots of a workspace.
+pub struct BuildSlots;
+
+#[restate_sdk::object]
+impl BuildSlots {
+    /// Takes a slot, or a place in the queue. Repeating it changes nothing
+    /// but the awakeable that is completed.
+    #[handler]
+    async fn acquire(
+        &self,
+        ctx: ObjectContext<'_>,
+        request: Json<AcquireRequest>,
+    ) -> HandlerResult<Json<Acquired>> {
+        let mut slots = load(&ctx).await?;
+        let Json(request) = request;
+        let acquired = slots.acquire(request.clone());
+        if let Acquired::Granted(grant) = &acquired {
+            schedule_expiry(&ctx, &request, *grant);
+        }
+        ctx.set(STATE, Json(slots));
+        Ok(Json(acquired))
+    }
+
+    /// Gives back the slot or leaves the queue; neither is fine too.
+    #[handler]
+    async fn release(&self, ctx: ObjectContext<'_>, holder: Json<SlotHolder>) -> HandlerResult<()> {
+        let mut slots = load(&ctx).await?;
+        let granted = slots.release(&holder.0.deployment_id);
+        announce(&ctx, granted);
+        ctx.set(STATE, Json(slots));
+        Ok(())
+    }
+
+    /// Takes back the slot of a lease that ran out.
+    #[handler]
+    async fn expire(&self, ctx: ObjectContext<'_>, lease: Json<Lease>) -> HandlerResult<()> {
+        let mut slots = load(&ctx).await?;
+        let granted = slots.expire(&lease.0);
+        announce(&ctx, granted);
+        ctx.set(STATE, Json(slots));
+        Ok(())
+    }
+}
+
+async fn load(ctx: &ObjectContext<'_>) -> Result<Slots, TerminalError> {
+    Ok(ctx.get::<Json<Slots>>(STATE).await?.map(|Json(slots)| slots).unwrap_or_default())
+}
+
+fn announce(ctx: &ObjectContext<'_>, granted: Vec<Granted>) {
+    for Granted { to, grant } in granted {
+        ctx.resolve_awakeable(&to.awakeable_id, Json(grant));
+        schedule_expiry(ctx, &to, grant);
+    }
+}
+
+fn schedule_expiry(ctx: &ObjectContext<'_>, request: &AcquireRequest, grant: SlotGrant) {
+    let lease = Lease { deployment_id: request.deployment_id.clone(), grant };
+    ctx.object_client::<BuildSlotsClient>(ctx.key())
+        .expire(Json(lease))
+        .send_after(Duration::from_millis(request.lease_ms));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(id: &DeploymentId, production: bool) -> AcquireRequest {
+        AcquireRequest {
+            deployment_id: id.clone(),
+            awakeable_id: format!("wait-{id}"),
+            production,
+            limit: 1,
+            lease_ms: 1000,
+        }
+    }
+
+    fn full() -> (Slots, DeploymentId) {
+        let (mut slots, holder) = (Slots::default(), DeploymentId::generate());
+        assert!(matches!(slots.acquire(request(&holder, false)), Acquired::Granted(_)));
+        (slots, holder)
+    }
+
+    #[test]
+    fn never_more_holders_than_the_limit() {
+        let (mut slots, holder) = full();
+        let second = DeploymentId::generate();
+        assert_eq!(slots.acquire(request(&second, false)), Acquired::Queued(1));
+        let granted = slots.release(&holder);
+        assert_eq!(granted[0].to.deployment_id, second);
+        assert_eq!(slots.holders.len(), 1);
+    }
+
+    #[test]
+    fn a_repeated_acquire_keeps_the_grant() {
+        let (mut slots, holder) = full();
+        let Acquired::Granted(again) = slots.acquire(request(&holder, false)) else {
+            panic!("held")
+        };
+        assert_eq!((again.number, slots.holders.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_repeated_wait_replaces_the_awakeable() {
+        let (mut slots, holder) = full();
+        let second = DeploymentId::generate();
+        slots.acquire(request(&second, false));
+        slots.acquire(AcquireRequest {
+            awakeable_id: "newer".to_owned(),
+            ..request(&second, false)
+        });
+        let granted = slots.release(&holder);
+        assert_eq!(granted.len(), 1);
+        assert_eq!(granted[0].to.awakeable_id, "newer");
+    }
+
+    #[test]
+    fn production_goes_first_and_nobody_starves() {
+        let (mut slots, mut holder) = full();
+        let preview = DeploymentId::generate();
+        slots.acquire(request(&preview, false));
+        for _ in 0..10 {
+            slots.acquire(request(&DeploymentId::generate(), true));
+        }
+        let mut order = Vec::new();
+        for _ in 0..5 {
+            let granted = slots.release(&holder);
+            holder = granted[0].to.deployment_id.clone();
+            order.push(granted[0].to.production);
+        }
+        assert_eq!(order, [true, true, true, false, true]);
+    }
+
+    #[test]
+    fn an_expired_lease_of_an_earlier_grant_takes_nothing() {
+        let (mut slots, holder) = full();
+        let stale = Lease { deployment_id: holder.clone(), grant: SlotGrant { number: 1 } };
+        slots.release(&holder);
+        slots.acquire(request(&holder, false));
+        assert!(slots.expire(&stale).is_empty());
+        assert_eq!(slots.holders.len(), 1);
+    }
+
+    #[test]
+    fn a_cancelled_waiter_leaves_the_queue() {
+        let (mut slots, holder) = full();
+        let second = DeploymentId::generate();
+        slots.acquire(request(&second, false));
+        assert!(slots.release(&second).is_empty());
+        assert!(slots.release(&holder).is_empty());
+    }
+}

@@ -1,0 +1,202 @@
+//! From the source to an image: `acquire-slot, presign-context, build-image,
+//! release-slot, push-image`. The slot's bracket ends before the push, so that
+//! a retry from the push needs neither a slot nor a build.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use restate_sdk::prelude::*;
+use tokio::sync::mpsc;
+
+use crate::{
+    engine::{
+        core::Core,
+        steps::{Done, StepLimits, Steps, Stop},
+        undo::{Undo, Undos},
+    },
+    error::{ErrorCode, StepError},
+    ids::DeploymentId,
+    model::{BuildContext, BuiltImage, DeploymentPlan, Source},
+    ports::{BuildEvent, BuildSpec, Push},
+    services::{
+        build_slots::{BuildSlotsClient, SlotHolder},
+        waits::{SlotRequest, WaitsClient},
+    },
+    status::DeploymentStatus,
+    step::Step,
+};
+
+/// Build events on their way to the database: enough for a burst, and a
+/// builder that is faster than the database is held back.
+const EVENT_QUEUE: usize = 1024;
+/// Events written in one transaction.
+const EVENT_BATCH: usize = 256;
+/// Pushes retry for minutes: registries restart.
+const PUSH_LIMIT: Duration = Duration::from_secs(600);
+
+/// The image to run: built here, or the one that was named.
+pub(super) async fn image_of(
+    steps: &Steps<'_, '_>,
+    undos: &mut Undos,
+    plan: &DeploymentPlan,
+) -> Result<String, Stop> {
+    let context = match &plan.source {
+        Source::DockerImage(reference) => return Ok(reference.clone()),
+        Source::BuildContext(context) => context,
+    };
+    acquire_slot(steps, undos, plan).await?;
+    presign_context(steps, plan, context).await?;
+    let image = build_image(steps, undos, plan, context).await?;
+    release_slot(steps, undos, plan);
+    push_image(steps, image).await
+}
+
+async fn acquire_slot(
+    steps: &Steps<'_, '_>,
+    undos: &mut Undos,
+    plan: &DeploymentPlan,
+) -> Result<(), Stop> {
+    undos.register(steps.ctx(), Undo::ReleaseSlot { workspace_id: plan.workspace_id.clone() });
+    let request = SlotRequest {
+        workspace_id: plan.workspace_id.clone(),
+        deployment_id: plan.deployment_id.clone(),
+        production: plan.production,
+        passed: steps.take_passed(),
+    };
+    let acquired = steps.ctx().service_client::<WaitsClient>().slot(Json(request)).call().await;
+    match acquired {
+        Ok(Json(verdict)) => verdict.into_result().map_err(Stop::Failed)?,
+        Err(error) => return Err(Stop::from_terminal(&error, Step::AcquireSlot)),
+    };
+    steps.passed(Step::AcquireSlot);
+    Ok(())
+}
+
+/// Only what identifies the context is journaled; its URL is signed where it
+/// is used, because a journaled URL would be an expired credential on retry.
+async fn presign_context(
+    steps: &Steps<'_, '_>,
+    plan: &DeploymentPlan,
+    context: &BuildContext,
+) -> Result<u64, Stop> {
+    let key = context.build_context_path.clone();
+    let prefix = format!("contexts/{}/", plan.project_id);
+    let building = Some(DeploymentStatus::Building);
+    steps
+        .run(Step::PresignContext, building, StepLimits::CALL, move |core| async move {
+            if !key.starts_with(&prefix) {
+                let message =
+                    format!("context `{key}` is not under the project's prefix `{prefix}`");
+                return Err(StepError::permanent(ErrorCode::ContextMissing, message));
+            }
+            match core.contexts.head(&key).await? {
+                Some(meta) => Ok(Done::with(meta.size)),
+                None => Err(StepError::permanent(
+                    ErrorCode::ContextMissing,
+                    format!("the object store has no context `{key}`"),
+                )),
+            }
+        })
+        .await
+}
+
+async fn build_image(
+    steps: &Steps<'_, '_>,
+    undos: &mut Undos,
+    plan: &DeploymentPlan,
+    context: &BuildContext,
+) -> Result<BuiltImage, Stop> {
+    undos.register(steps.ctx(), Undo::AbortBuild { build_id: plan.build_id.clone() });
+    let limits = StepLimits::held(steps.core().settings.build_time_limit);
+    let (plan, context) = (plan.clone(), context.clone());
+    let image = steps
+        .run(Step::BuildImage, Some(DeploymentStatus::Building), limits, move |core| async move {
+            let spec = build_spec(&core, &plan, &context).await?;
+            let image = find_or_build(&core, &spec).await?;
+            core.store.record_image(&plan.deployment_id, &image).await?;
+            Ok(Done::with(image))
+        })
+        .await?;
+    undos.settle(steps.ctx(), |undo| matches!(undo, Undo::AbortBuild { .. }));
+    Ok(image)
+}
+
+async fn build_spec(
+    core: &Core,
+    plan: &DeploymentPlan,
+    context: &BuildContext,
+) -> Result<BuildSpec, StepError> {
+    let lifetime = core.settings.context_url_lifetime;
+    let mut labels = BTreeMap::new();
+    if !plan.commit_sha.is_empty() {
+        labels.insert("org.opencontainers.image.revision".to_owned(), plan.commit_sha.clone());
+    }
+    labels.insert("launchway.project".to_owned(), plan.project_id.to_string());
+    Ok(BuildSpec {
+        build_id: plan.build_id.clone(),
+        deployment_id: plan.deployment_id.clone(),
+        workspace_id: plan.workspace_id.clone(),
+        project_slug: plan.project_slug.clone(),
+        context_url: core.contexts.presign_get(&context.build_context_path, lifetime).await?,
+        dockerfile_path: context.dockerfile_path.clone(),
+        options: core.store.build_options(&plan.deployment_id).await?,
+        labels,
+    })
+}
+
+/// Looks for the effect first: a worker that was killed between the end of the
+/// build and its journal entry has left the image. A build that it has left
+/// running is ended, so that there are never two of one id.
+async fn find_or_build(core: &Arc<Core>, spec: &BuildSpec) -> Result<BuiltImage, StepError> {
+    if let Some(image) = core.builder.find_image(spec).await? {
+        tracing::info!(build = %spec.build_id, "the image of this build exists already");
+        return Ok(image);
+    }
+    core.builder.abort(&spec.build_id).await?;
+    let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
+    let writing = tokio::spawn(write_log(Arc::clone(core), spec.deployment_id.clone(), receiver));
+    let built = core.builder.build(spec, sender).await;
+    // The channel is closed now: the log is complete before the step ends.
+    if let Err(error) = writing.await {
+        tracing::warn!(deployment = %spec.deployment_id, %error, "the build log is incomplete");
+    }
+    built
+}
+
+async fn write_log(core: Arc<Core>, id: DeploymentId, mut events: mpsc::Receiver<BuildEvent>) {
+    let mut batch = Vec::with_capacity(EVENT_BATCH);
+    while events.recv_many(&mut batch, EVENT_BATCH).await > 0 {
+        if let Err(error) = core.store.append_build_log(&id, &batch).await {
+            // A build is not failed for its log; the gap is said once.
+            tracing::warn!(deployment = %id, %error, lost = batch.len(), "build output was lost");
+        }
+        batch.clear();
+    }
+}
+
+/// One-way: nobody has to wait for the slot to be free.
+fn release_slot(steps: &Steps<'_, '_>, undos: &mut Undos, plan: &DeploymentPlan) {
+    let holder = SlotHolder { deployment_id: plan.deployment_id.clone() };
+    steps
+        .ctx()
+        .object_client::<BuildSlotsClient>(plan.workspace_id.as_str())
+        .release(Json(holder))
+        .send();
+    undos.settle(steps.ctx(), |undo| matches!(undo, Undo::ReleaseSlot { .. }));
+    steps.passed(Step::ReleaseSlot);
+}
+
+async fn push_image(steps: &Steps<'_, '_>, image: BuiltImage) -> Result<String, Stop> {
+    let id = steps.deployment_id().clone();
+    let limits = StepLimits::held(PUSH_LIMIT);
+    steps
+        .run(Step::PushImage, Some(DeploymentStatus::Pushing), limits, move |core| async move {
+            match core.builder.push(&image).await? {
+                Push::Skipped(why) => Ok(Done::skipped(image.pinned(), why)),
+                Push::Pushed(pushed) => {
+                    core.store.record_image(&id, &pushed).await?;
+                    Ok(Done::with(pushed.pinned()))
+                }
+            }
+        })
+        .await
+}

@@ -1,0 +1,124 @@
+//! `Deployment`, a virtual object per deployment: the workflow itself.
+
+mod build_phase;
+mod release_phase;
+mod unwinding;
+
+use std::{str::FromStr, sync::Arc};
+
+use restate_sdk::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{
+        core::Core,
+        steps::{Done, StepLimits, Steps, Stop},
+        undo::Undos,
+    },
+    error::{ErrorCode, StepError},
+    ids::DeploymentId,
+    model::{DeploymentPlan, Routed},
+    step::Step,
+};
+
+/// Input of `deploy`. What to deploy is in the database, not in the journal.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct DeployRequest {
+    /// Must equal the object's key.
+    pub deployment_id: DeploymentId,
+    /// Key space of the deployed API, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_auth_id: Option<String>,
+}
+
+/// The workflow of one deployment.
+pub struct Deployment {
+    core: Arc<Core>,
+}
+
+impl Deployment {
+    /// Handlers over these ports.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+#[restate_sdk::object]
+impl Deployment {
+    /// Takes the deployment from its source to its domains. Ends with a
+    /// terminal error when it failed or was cancelled, and everything it had
+    /// started is undone by then.
+    #[handler]
+    async fn deploy(
+        &self,
+        ctx: ObjectContext<'_>,
+        request: Json<DeployRequest>,
+    ) -> HandlerResult<Json<Routed>> {
+        let id = key_of(&ctx)?;
+        if request.0.deployment_id != id {
+            let message = format!("the body's deployment_id is not the key `{id}`");
+            return Err(TerminalError::new_with_code(400, message).into());
+        }
+        let mut undos = Undos::fresh(&ctx);
+        let steps = Steps::new(&ctx, Arc::clone(&self.core), id);
+        match run_to_commit(&steps, &mut undos).await {
+            Ok(routed) => after_commit(&steps, routed).await,
+            Err(stop) => match unwinding::unwind(&steps, &mut undos, stop).await? {
+                // The commit had taken place: cancelled or broken too late.
+                Some(routed) => after_commit(&steps, routed).await,
+                None => Err(unwinding::terminal_error(&steps)),
+            },
+        }
+    }
+
+    /// Finishes the undos of an invocation that was killed and settles the
+    /// deployment's row.
+    #[handler]
+    async fn unwind(&self, ctx: ObjectContext<'_>) -> HandlerResult<()> {
+        let id = key_of(&ctx)?;
+        let mut undos = Undos::of_killed(&ctx).await?;
+        let steps = Steps::new(&ctx, Arc::clone(&self.core), id);
+        unwinding::unwind_killed(&steps, &mut undos).await
+    }
+}
+
+pub(crate) use unwinding::bounded as bounded_records;
+
+fn key_of(ctx: &ObjectContext<'_>) -> Result<DeploymentId, TerminalError> {
+    DeploymentId::from_str(ctx.key())
+        .map_err(|error| TerminalError::new_with_code(400, error.to_string()))
+}
+
+/// The deployment, step by step, up to the commit point.
+async fn run_to_commit(steps: &Steps<'_, '_>, undos: &mut Undos) -> Result<Routed, Stop> {
+    let plan = load_deployment(steps).await?;
+    let image = build_phase::image_of(steps, undos, &plan).await?;
+    release_phase::deploy_to_krane(steps, undos, &plan, image).await?;
+    release_phase::await_ready(steps, &plan).await?;
+    let routed = release_phase::assign_domains(steps, &plan).await?;
+    undos.clear(steps.ctx());
+    Ok(routed)
+}
+
+/// What follows the commit point can only warn.
+async fn after_commit(steps: &Steps<'_, '_>, routed: Routed) -> HandlerResult<Json<Routed>> {
+    release_phase::scrape_openapi(steps).await;
+    release_phase::retire_previous(steps).await;
+    Ok(Json(routed))
+}
+
+async fn load_deployment(steps: &Steps<'_, '_>) -> Result<DeploymentPlan, Stop> {
+    let (id, owner) = (steps.deployment_id().clone(), steps.owner());
+    steps
+        .run(Step::LoadDeployment, None, StepLimits::CALL, move |core| async move {
+            match core.store.begin_attempt(&id, &owner).await? {
+                Some(plan) => Ok(Done::with(plan)),
+                None => Err(StepError::permanent(
+                    ErrorCode::DeploymentUnknown,
+                    format!("there is no deployment `{id}` for this invocation to run"),
+                )),
+            }
+        })
+        .await
+}

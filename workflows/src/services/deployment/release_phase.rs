@@ -1,0 +1,153 @@
+//! From an image to moved domains: `deploy-to-krane, await-ready,
+//! assign-domains`, and what follows the commit point.
+
+use restate_sdk::prelude::*;
+
+use crate::{
+    domains,
+    engine::{
+        readiness::ReadyVerdict,
+        steps::{Done, StepLimits, Steps, Stop},
+        undo::{Undo, Undos},
+    },
+    model::{DeploymentPlan, Routed},
+    ports::RunSpec,
+    services::{
+        retirement::RetirementClient,
+        routing::{AssignRequest, Assigned, RoutingClient},
+        waits::{ReadyRequest, WaitsClient},
+    },
+    status::DeploymentStatus,
+    step::Step,
+};
+
+/// Pulling a large image and starting it, once.
+const APPLY: StepLimits =
+    StepLimits { tries: 30, time_limit: std::time::Duration::from_secs(600), held: true };
+
+pub(super) async fn deploy_to_krane(
+    steps: &Steps<'_, '_>,
+    undos: &mut Undos,
+    plan: &DeploymentPlan,
+    image: String,
+) -> Result<(), Stop> {
+    let namespace = plan.environment_id.to_string();
+    undos.register(steps.ctx(), Undo::DeleteInstances { namespace });
+    let plan = plan.clone();
+    steps
+        .run(
+            Step::DeployToKrane,
+            Some(DeploymentStatus::Deploying),
+            APPLY,
+            move |core| async move {
+                let inputs = core.store.run_inputs(&plan.deployment_id).await?;
+                core.runtime.apply(&RunSpec { plan, image, inputs }).await?;
+                Ok(Done::with(()))
+            },
+        )
+        .await
+}
+
+/// The race of readiness against time is run in `Waits`: a completed race in
+/// this journal could not be restarted from a later step.
+pub(super) async fn await_ready(steps: &Steps<'_, '_>, plan: &DeploymentPlan) -> Result<(), Stop> {
+    let request = ReadyRequest {
+        deployment_id: plan.deployment_id.clone(),
+        namespace: plan.environment_id.to_string(),
+    };
+    match steps.ctx().service_client::<WaitsClient>().ready(Json(request)).call().await {
+        Ok(Json(ReadyVerdict::Ready)) => {
+            steps.passed(Step::AwaitReady);
+            Ok(())
+        }
+        Ok(Json(ReadyVerdict::Failed(failure))) => Err(Stop::Failed(failure.at(Step::AwaitReady))),
+        Err(error) => Err(Stop::from_terminal(&error, Step::AwaitReady)),
+    }
+}
+
+pub(super) async fn assign_domains(
+    steps: &Steps<'_, '_>,
+    plan: &DeploymentPlan,
+) -> Result<Routed, Stop> {
+    let request = AssignRequest {
+        deployment_id: plan.deployment_id.clone(),
+        claims: domains::claims(plan, &steps.core().settings.apex),
+        passed: steps.take_passed(),
+    };
+    let assigned = steps
+        .ctx()
+        .object_client::<RoutingClient>(plan.environment_id.as_str())
+        .assign(Json(request))
+        .call()
+        .await;
+    match assigned {
+        Ok(Json(Assigned::Routed(routed))) => Ok(routed),
+        Ok(Json(Assigned::Failed(failure))) => Err(Stop::Failed(failure.at(Step::AssignDomains))),
+        Err(error) => Err(Stop::from_terminal(&error, Step::AssignDomains)),
+    }
+}
+
+/// Stores the application's OpenAPI description where there is one.
+pub(super) async fn scrape_openapi(steps: &Steps<'_, '_>) {
+    let id = steps.deployment_id().clone();
+    let limits = StepLimits { tries: 2, ..StepLimits::CALL };
+    let scraped = steps
+        .run(Step::ScrapeOpenapi, None, limits, move |core| async move {
+            let Some(namespace) = core.store.run_target(&id).await? else {
+                return Ok(Done::skipped((), "the deployment has no instances"));
+            };
+            let instances = core.runtime.instances(&namespace, &id).await?;
+            let Some(instance) = instances.iter().find(|instance| instance.ready) else {
+                return Ok(Done::skipped((), "no instance is ready any more"));
+            };
+            match core.scraper.scrape(&instance.address).await? {
+                None => Ok(Done::skipped((), "the application has no OpenAPI description")),
+                Some(spec) => {
+                    core.store.record_openapi(&id, &spec).await?;
+                    Ok(Done::with(()))
+                }
+            }
+        })
+        .await;
+    warn_only(steps, Step::ScrapeOpenapi, scraped).await;
+}
+
+/// Schedules the retirement of what the domains have left behind.
+pub(super) async fn retire_previous(steps: &Steps<'_, '_>) {
+    let id = steps.deployment_id().clone();
+    let keep = steps.core().settings.keep_running;
+    let candidates = steps
+        .run(Step::RetirePrevious, None, StepLimits::CALL, move |core| async move {
+            let candidates = core.store.retirement_candidates(&id, keep).await?;
+            match candidates.is_empty() {
+                true => Ok(Done::skipped(candidates, "there is nothing to retire")),
+                false => Ok(Done::with(candidates)),
+            }
+        })
+        .await;
+    let delay = steps.core().settings.retire_after;
+    match candidates {
+        Ok(candidates) => candidates.iter().for_each(|candidate| {
+            let retirement = steps.ctx().object_client::<RetirementClient>(candidate.as_str());
+            retirement.retire().send_after(delay);
+        }),
+        Err(stop) => warn_only(steps, Step::RetirePrevious, Err(stop)).await,
+    }
+}
+
+/// After the commit point a failure is a warning: the deployment serves.
+async fn warn_only(steps: &Steps<'_, '_>, step: Step, result: Result<(), Stop>) {
+    let Err(Stop::Failed(failure)) = result else { return };
+    let warning = format!("{step} failed after the domains had moved: {}", failure.message);
+    tracing::warn!(deployment = %steps.deployment_id(), %step, code = %failure.code, "{warning}");
+    let (core, id) = (std::sync::Arc::clone(steps.core()), steps.deployment_id().clone());
+    let noted = steps
+        .ctx()
+        .run(move || async move { Ok(core.store.add_warning(&id, &warning).await?) })
+        .name("note-warning")
+        .retry_policy(super::unwinding::bounded())
+        .await;
+    if let Err(error) = noted {
+        tracing::warn!(deployment = %steps.deployment_id(), %error, "cannot note the warning");
+    }
+}

@@ -1,0 +1,279 @@
+//! `Deployments.create`: the one way in, for gRPC, JSON and ingress alike.
+
+use std::sync::Arc;
+
+use restate_sdk::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::deployment::{DeployRequest, DeploymentClient};
+use crate::{
+    engine::{core::Core, readiness::now_ms},
+    ids::{BuildId, DeploymentId, WorkspaceId},
+    model::{BuildContext, BuildOptions, GitCommit, NewDeployment, RunOptions, Source, Submission},
+    names::truncate_chars,
+    status::DeploymentStatus,
+};
+
+/// Characters kept of a commit message.
+const MAX_COMMIT_MESSAGE: usize = 10_240;
+/// Characters kept of an author's name.
+const MAX_AUTHOR: usize = 256;
+/// Characters kept of a picture's URL.
+const MAX_AVATAR_URL: usize = 512;
+/// Milliseconds since the epoch of 2000-01-01: less than this is seconds.
+const EARLIEST_TIMESTAMP: i64 = 946_684_800_000;
+/// An hour: clocks of laptops differ.
+const MAX_AHEAD_MS: i64 = 3_600_000;
+
+/// Input of `create`. Exactly one of `build_context` and `docker_image`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateDeployment {
+    /// The owner; default `local`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace_id: Option<WorkspaceId>,
+    /// Project id (`prj_…`) or slug; a slug is created on first use.
+    pub project_id: String,
+    /// Default: the project's default branch.
+    #[serde(default)]
+    pub branch: String,
+    /// Default: `preview`.
+    #[serde(default)]
+    pub environment_slug: String,
+    /// An uploaded context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub build_context: Option<BuildContext>,
+    /// A prebuilt image.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_image: Option<String>,
+    /// The commit the source is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git_commit: Option<GitCommit>,
+    /// How to build.
+    #[serde(default)]
+    pub build_options: BuildOptions,
+    /// How to run.
+    #[serde(default)]
+    pub run_options: RunOptions,
+    /// Default: the request's `idempotency-key` header.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
+    /// Hash over content and build inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_hash: Option<String>,
+}
+
+/// Output of `create`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct CreatedDeployment {
+    /// The deployment of this key.
+    pub deployment_id: DeploymentId,
+    /// Where it is.
+    pub status: DeploymentStatus,
+    /// False when the key already had it.
+    pub created: bool,
+}
+
+/// The stateless front of deployments.
+pub struct Deployments {
+    core: Arc<Core>,
+}
+
+impl Deployments {
+    /// Handlers over these ports.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+#[restate_sdk::service]
+impl Deployments {
+    /// Inserts the row and starts its workflow, as one durable action: a
+    /// crash between the two is finished by Restate. The same idempotency key
+    /// gives the same deployment; with other content it is refused (409).
+    #[handler]
+    async fn create(
+        &self,
+        ctx: Context<'_>,
+        input: Json<CreateDeployment>,
+    ) -> HandlerResult<Json<CreatedDeployment>> {
+        let header_key = ctx.idempotency_key().map(str::to_owned);
+        let core = Arc::clone(&self.core);
+        let Json(submission) = ctx
+            .run(move || async move {
+                let new = match validate(input.0, header_key, now_ms()) {
+                    Ok(new) => new,
+                    Err(reason) => {
+                        return Ok(Json(Submission::Refused { reason, conflict: false }));
+                    }
+                };
+                Ok(Json(core.store.create_deployment(&new).await?))
+            })
+            .name("insert-deployment")
+            .retry_policy(super::deployment::bounded_records())
+            .await?;
+        match submission {
+            Submission::Created { deployment_id } => {
+                let request =
+                    DeployRequest { deployment_id: deployment_id.clone(), key_auth_id: None };
+                let deployment = ctx.object_client::<DeploymentClient>(deployment_id.as_str());
+                deployment.deploy(Json(request)).send();
+                let status = DeploymentStatus::Pending;
+                Ok(Json(CreatedDeployment { deployment_id, status, created: true }))
+            }
+            Submission::Existing { deployment_id, status } => {
+                Ok(Json(CreatedDeployment { deployment_id, status, created: false }))
+            }
+            Submission::Refused { reason, conflict } => {
+                let code = if conflict { 409 } else { 400 };
+                Err(TerminalError::new_with_code(code, reason).into())
+            }
+        }
+    }
+}
+
+/// Checks what the database cannot and applies defaults. The error names the
+/// field, the rule and the remedy.
+fn validate(
+    input: CreateDeployment,
+    header_key: Option<String>,
+    now: i64,
+) -> Result<NewDeployment, String> {
+    let source = source_of(input.build_context, input.docker_image)?;
+    let git_commit = input.git_commit.map(|commit| trimmed(commit, now)).transpose()?;
+    let id = DeploymentId::generate();
+    let idempotency_key = input
+        .idempotency_key
+        .or(header_key)
+        .filter(|key| !key.is_empty())
+        .unwrap_or_else(|| id.to_string());
+    if idempotency_key.len() > 256 {
+        return Err("idempotency_key is longer than 256 bytes: use a shorter one".to_owned());
+    }
+    Ok(NewDeployment {
+        id,
+        build_id: BuildId::generate(),
+        workspace_id: input.workspace_id.unwrap_or_else(WorkspaceId::local),
+        project: input.project_id,
+        environment: Some(input.environment_slug)
+            .filter(|slug| !slug.is_empty())
+            .unwrap_or_else(|| "preview".to_owned()),
+        branch: input.branch,
+        source,
+        git_commit,
+        build: input.build_options,
+        run: input.run_options,
+        idempotency_key,
+        content_hash: input.content_hash.unwrap_or_default(),
+    })
+}
+
+fn source_of(
+    build_context: Option<BuildContext>,
+    docker_image: Option<String>,
+) -> Result<Source, String> {
+    match (build_context, docker_image.filter(|image| !image.is_empty())) {
+        (Some(context), None) if context.build_context_path.is_empty() => {
+            Err("build_context.build_context_path is empty: use the path that GenerateUploadURL returned".to_owned())
+        }
+        (Some(context), None) => Ok(Source::BuildContext(context)),
+        (None, Some(image)) => Ok(Source::DockerImage(image)),
+        (Some(_), Some(_)) => {
+            Err("both build_context and docker_image are given: give exactly one source".to_owned())
+        }
+        (None, None) => {
+            Err("neither build_context nor docker_image is given: give exactly one source".to_owned())
+        }
+    }
+}
+
+fn trimmed(commit: GitCommit, now: i64) -> Result<GitCommit, String> {
+    let at = commit.timestamp;
+    if at != 0 && at < EARLIEST_TIMESTAMP {
+        return Err(format!(
+            "git_commit.timestamp {at} looks like seconds: give milliseconds since the epoch"
+        ));
+    }
+    if at > now + MAX_AHEAD_MS {
+        return Err(format!(
+            "git_commit.timestamp {at} is more than an hour ahead of {now}: check the clock and that it is in milliseconds"
+        ));
+    }
+    Ok(GitCommit {
+        commit_message: truncate_chars(commit.commit_message.trim(), MAX_COMMIT_MESSAGE),
+        author_handle: truncate_chars(commit.author_handle.trim(), MAX_AUTHOR),
+        author_avatar_url: truncate_chars(commit.author_avatar_url.trim(), MAX_AVATAR_URL),
+        ..commit
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_790_000_000_000;
+
+    fn image() -> CreateDeployment {
+        CreateDeployment {
+            project_id: "hello".to_owned(),
+            docker_image: Some("hello:1".to_owned()),
+            ..CreateDeployment::default()
+        }
+    }
+
+    fn commit(timestamp: i64) -> CreateDeployment {
+        let git_commit = Some(GitCommit { timestamp, ..GitCommit::default() });
+        CreateDeployment { git_commit, ..image() }
+    }
+
+    /// Checklist 54.
+    #[test]
+    fn exactly_one_source_is_accepted() {
+        let context =
+            Some(BuildContext { build_context_path: "k".to_owned(), dockerfile_path: None });
+        let both = CreateDeployment { build_context: context.clone(), ..image() };
+        let none = CreateDeployment { docker_image: Some(String::new()), ..image() };
+        let one = CreateDeployment { build_context: context, docker_image: None, ..image() };
+        assert!(validate(both, None, NOW).unwrap_err().contains("exactly one source"));
+        assert!(validate(none, None, NOW).unwrap_err().contains("exactly one source"));
+        assert!(validate(one, None, NOW).is_ok());
+    }
+
+    /// Checklist 49.
+    #[test]
+    fn timestamps_in_seconds_or_far_ahead_are_refused() {
+        assert!(validate(commit(1_790_000_000), None, NOW).unwrap_err().contains("milliseconds"));
+        assert!(validate(commit(NOW + MAX_AHEAD_MS + 1), None, NOW).unwrap_err().contains("ahead"));
+        assert!(validate(commit(NOW + MAX_AHEAD_MS), None, NOW).is_ok());
+    }
+
+    /// Checklist 48.
+    #[test]
+    fn commit_texts_are_trimmed_by_characters() {
+        let message = format!("  {}", "ü".repeat(MAX_COMMIT_MESSAGE + 5));
+        let commit = GitCommit { commit_message: message, ..GitCommit::default() };
+        let new =
+            validate(CreateDeployment { git_commit: Some(commit), ..image() }, None, NOW).unwrap();
+        let kept = new.git_commit.unwrap().commit_message;
+        assert_eq!(kept.chars().count(), MAX_COMMIT_MESSAGE);
+    }
+
+    #[test]
+    fn the_body_key_goes_before_the_header() {
+        let input = CreateDeployment { idempotency_key: Some("body".to_owned()), ..image() };
+        assert_eq!(
+            validate(input, Some("header".to_owned()), NOW).unwrap().idempotency_key,
+            "body"
+        );
+        assert_eq!(
+            validate(image(), Some("header".to_owned()), NOW).unwrap().idempotency_key,
+            "header"
+        );
+    }
+
+    #[test]
+    fn environment_defaults_to_preview() {
+        assert_eq!(validate(image(), None, NOW).unwrap().environment, "preview");
+    }
+}

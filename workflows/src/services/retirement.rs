@@ -1,0 +1,79 @@
+//! `Retirement`, a virtual object per deployment: stops what no domain except
+//! its own commit domain points to. Keyed apart from `Deployment`, so that it
+//! never queues behind `deploy`.
+
+use std::{str::FromStr, sync::Arc};
+
+use restate_sdk::prelude::*;
+
+use crate::{engine::core::Core, error::StepError, ids::DeploymentId, ports::Guarded};
+
+/// Stops deployments that have lost their domains.
+pub struct Retirement {
+    core: Arc<Core>,
+}
+
+impl Retirement {
+    /// Handlers over these ports.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+#[restate_sdk::object]
+impl Retirement {
+    /// Sent with a delay, in which open requests drain. Does nothing when a
+    /// domain has come back meanwhile.
+    #[handler]
+    async fn retire(&self, ctx: ObjectContext<'_>) -> HandlerResult<()> {
+        let id = DeploymentId::from_str(ctx.key())
+            .map_err(|error| TerminalError::new_with_code(400, error.to_string()))?;
+        let begun = self.run(&ctx, "begin-retirement", &id, begin).await?;
+        if begun {
+            self.run(&ctx, "stop-instances", &id, stop).await?;
+            tracing::info!(deployment = %id, "retired");
+        }
+        Ok(())
+    }
+}
+
+impl Retirement {
+    async fn run<F, Fut>(
+        &self,
+        ctx: &ObjectContext<'_>,
+        name: &'static str,
+        id: &DeploymentId,
+        action: F,
+    ) -> Result<bool, TerminalError>
+    where
+        F: FnOnce(Arc<Core>, DeploymentId) -> Fut + Send + 'static,
+        Fut: Future<Output = HandlerResult<bool>> + Send + 'static,
+    {
+        let (core, id) = (Arc::clone(&self.core), id.clone());
+        ctx.run(move || action(core, id))
+            .name(name)
+            .retry_policy(super::deployment::bounded_records())
+            .await
+    }
+}
+
+/// From here on the commit domain answers "retired".
+async fn begin(core: Arc<Core>, id: DeploymentId) -> HandlerResult<bool> {
+    let begun = core.store.begin_retirement(&id).await? == Guarded::Applied;
+    if begun {
+        core.announcer.announce().await;
+    }
+    Ok(begun)
+}
+
+async fn stop(core: Arc<Core>, id: DeploymentId) -> HandlerResult<bool> {
+    if let Some(namespace) = core.store.run_target(&id).await? {
+        core.runtime.delete(&namespace, &id).await.map_err(stop_error)?;
+    }
+    Ok(core.store.finish_retirement(&id).await? == Guarded::Applied)
+}
+
+/// What cannot be stopped now is tried again: nothing else depends on it.
+fn stop_error(error: StepError) -> HandlerError {
+    error.failure().to_string().into()
+}

@@ -1,0 +1,96 @@
+//! `Routing`, a virtual object per environment: its domains move atomically
+//! and in order. A leaf: it calls nothing and waits for nothing unbounded.
+
+use std::sync::Arc;
+
+use restate_sdk::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{core::Core, steps::record_passed},
+    error::{ErrorCode, StepFailure},
+    ids::DeploymentId,
+    model::{DomainClaim, Routed},
+    ports::{StepEnd, StepRun, StoreError},
+    status::DeploymentStatus,
+    step::Step,
+};
+
+/// Input of `assign`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct AssignRequest {
+    /// Who gets the domains.
+    pub deployment_id: DeploymentId,
+    /// Which ones.
+    pub claims: Vec<DomainClaim>,
+    /// Steps to record as done.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub passed: Vec<Step>,
+}
+
+/// Output of `assign`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
+pub enum Assigned {
+    /// The commit took place.
+    Routed(Routed),
+    /// The row forbids it.
+    Failed(StepFailure),
+}
+
+/// The domains of an environment.
+pub struct Routing {
+    core: Arc<Core>,
+}
+
+impl Routing {
+    /// Handlers over these ports.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+#[restate_sdk::object]
+impl Routing {
+    /// The commit point: routes, live pointer and status in one transaction.
+    #[handler]
+    async fn assign(
+        &self,
+        ctx: ObjectContext<'_>,
+        request: Json<AssignRequest>,
+    ) -> HandlerResult<Json<Assigned>> {
+        let core = Arc::clone(&self.core);
+        let assigned = ctx
+            .run(move || async move { Ok(Json(commit(&core, request.0).await?)) })
+            .name("commit-routes")
+            .retry_policy(super::deployment::bounded_records())
+            .await?;
+        Ok(assigned)
+    }
+}
+
+async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StoreError> {
+    let id = request.deployment_id;
+    let Some(owner) = core.store.owner_of(&id).await? else { return Ok(refused(&id)) };
+    let run = StepRun { deployment_id: id.clone(), owner, step: Step::AssignDomains };
+    record_passed(core, &run, &request.passed).await?;
+    core.store.step_started(&run, Some(DeploymentStatus::Routing)).await?;
+    let Some(routed) = core.store.commit_routes(&id, &run.owner, &request.claims).await? else {
+        let refused = refused(&id);
+        if let Assigned::Failed(failure) = &refused {
+            core.store.step_ended(&run, &StepEnd::Failed(failure.clone())).await?;
+        }
+        return Ok(refused);
+    };
+    core.store.step_ended(&run, &StepEnd::Done).await?;
+    // The routes are committed; gateways that are away catch up by themselves.
+    core.announcer.announce().await;
+    tracing::info!(deployment = %id, status = %routed.status, domain = %routed.primary, "domains assigned");
+    Ok(Assigned::Routed(routed))
+}
+
+fn refused(id: &DeploymentId) -> Assigned {
+    let message = format!("deployment `{id}` is no longer this attempt's to route");
+    Assigned::Failed(StepFailure::new(ErrorCode::Overtaken, message))
+}
