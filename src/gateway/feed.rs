@@ -1,78 +1,171 @@
-//! Keeps the table up to date from the control plane, for as long as it takes.
+//! The route feed: an endless stream from the control plane. While it is
+//! broken the table stays as it is.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use launchway_proto::gateway::v1::{WatchRoutesRequest, route_service_client::RouteServiceClient};
-use tokio::sync::{Notify, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Endpoint;
+use launchway_proto::gateway::v1::{
+    RouteUpdate, WatchRoutesRequest, route_service_client::RouteServiceClient,
+};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_stream::{StreamExt, wrappers::WatchStream};
+use tonic::{
+    Status,
+    metadata::AsciiMetadataValue,
+    transport::{Channel, Endpoint},
+};
 
-use super::table::Table;
+use super::{
+    Gateway,
+    config::{GatewayConfig, GatewayError},
+    table::{RouteSpec, RouteTable},
+};
 
-/// Pauses between attempts to reach the control plane.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-const CONNECT: Duration = Duration::from_secs(2);
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-/// Changes are written together, at most this often.
-const SAVE_PAUSE: Duration = Duration::from_millis(200);
+const CONNECT: Duration = Duration::from_secs(3);
+/// Between connecting and an open feed. The first snapshot may take longer: a
+/// control plane that does not know its instances yet rightly says nothing.
+const OPEN: Duration = Duration::from_secs(10);
+/// A control plane that vanished without a goodbye is noticed after both.
+const PING_EVERY: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// Waits between two connections, doubled from first to last. The last keeps
+/// routes at most this much older than a control plane that came back.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+const BACKOFF_LAST: Duration = Duration::from_secs(2);
+/// A snapshot of 100 000 routes is some 20 MB.
+const MAX_UPDATE_BYTES: usize = 64 * 1024 * 1024;
 
-/// Follows the feed forever.
-pub(super) async fn follow(table: Arc<Table>, control_url: String, snapshot: PathBuf) {
-    let gateway_id = uuid::Uuid::new_v4().to_string();
-    let changed = Arc::new(Notify::new());
-    tokio::spawn(save(Arc::clone(&table), snapshot, Arc::clone(&changed)));
-    let mut pause = FIRST_PAUSE;
-    loop {
-        match follow_once(&table, &control_url, &gateway_id, &changed).await {
-            Ok(()) => pause = FIRST_PAUSE,
-            Err(error) => {
-                tracing::debug!(%error, "no route feed; the last good table serves on");
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
+/// Where the feed comes from, checked at start.
+pub(super) struct Source {
+    endpoint: Endpoint,
+    bearer: Option<AsciiMetadataValue>,
+}
+
+impl Source {
+    pub fn new(config: &GatewayConfig) -> Result<Self, GatewayError> {
+        let url = &config.control_url;
+        let refuse = |reason: String| GatewayError::ControlUrl { url: url.clone(), reason };
+        let endpoint =
+            Endpoint::from_shared(url.clone()).map_err(|error| refuse(error.to_string()))?;
+        if endpoint.uri().scheme_str() != Some("http") || endpoint.uri().host().is_none() {
+            return Err(refuse("it must start with http:// and name a host".to_owned()));
         }
-        tokio::time::sleep(pause).await;
+        let bearer = config
+            .control_token
+            .as_ref()
+            .map(|token| format!("Bearer {token}").parse())
+            .transpose()
+            .map_err(|_| GatewayError::ControlToken)?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT)
+            .http2_keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .keep_alive_while_idle(true);
+        Ok(Self { endpoint, bearer })
     }
 }
 
-async fn follow_once(
-    table: &Table,
-    control_url: &str,
-    gateway_id: &str,
-    changed: &Notify,
-) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let channel = Endpoint::from_shared(control_url.to_owned())?
-        .connect_timeout(CONNECT)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .keep_alive_while_idle(true)
-        .connect()
-        .await?;
-    // One answer to every update: the channel never holds more.
-    let (answers, requests) = mpsc::channel(4);
-    let applied = |version| WatchRoutesRequest {
-        gateway_id: gateway_id.to_owned(),
-        applied_version: version,
-    };
-    answers.send(applied(0)).await?;
-    let feed = RouteServiceClient::new(channel).watch_routes(ReceiverStream::new(requests)).await?;
-    let mut updates = feed.into_inner();
-    while let Some(update) = updates.message().await? {
-        table.apply(update);
-        answers.send(applied(table.version())).await?;
-        changed.notify_one();
-    }
-    Ok(())
+/// Why the feed has to be opened again.
+#[derive(Debug, thiserror::Error)]
+enum Interrupted {
+    #[error("cannot reach the control plane: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the control plane refused: {}", .0.message())]
+    Refused(#[from] Status),
+    #[error("the control plane did not open the feed within {OPEN:?}")]
+    Slow,
+    #[error("the control plane ended the feed")]
+    Ended,
+    #[error("the feed began with a change instead of a snapshot")]
+    NoSnapshot,
+    #[error("the feed went from version {0} to {1}")]
+    Order(u64, u64),
 }
 
-async fn save(table: Arc<Table>, path: PathBuf, changed: Arc<Notify>) {
+/// Follows the feed until the gateway stops.
+pub(super) async fn follow(gateway: Arc<Gateway>, source: Source) {
+    let mut backoff = BACKOFF_FIRST;
+    let mut reported = false;
     loop {
-        changed.notified().await;
-        let (table, to) = (Arc::clone(&table), path.clone());
-        let saved = tokio::task::spawn_blocking(move || table.save_file(&to)).await;
-        if let Ok(Err(error)) = saved {
-            tracing::warn!(path = %path.display(), %error, "cannot save the route table");
+        let Err(error) = session(&gateway, &source).await;
+        // An outage is one line, however many attempts it takes.
+        if gateway.set_fed(false) {
+            (backoff, reported) = (BACKOFF_FIRST, false);
         }
-        tokio::time::sleep(SAVE_PAUSE).await;
+        if !reported {
+            tracing::warn!(%error, "route feed interrupted; serving the last table");
+            reported = true;
+        }
+        sleep(backoff.mul_f64(rand::random_range(0.5..1.0))).await;
+        backoff = (backoff * 2).min(BACKOFF_LAST);
     }
+}
+
+async fn session(
+    gateway: &Gateway,
+    source: &Source,
+) -> Result<std::convert::Infallible, Interrupted> {
+    let channel: Channel = source.endpoint.connect().await?;
+    let bearer = source.bearer.clone();
+    let mut client = RouteServiceClient::with_interceptor(channel, move |mut request| {
+        authorize(&mut request, bearer.as_ref());
+        Ok(request)
+    })
+    .max_decoding_message_size(MAX_UPDATE_BYTES);
+
+    // A watch, so that a slow control plane sees the latest version instead of
+    // a queue of old ones. It starts at 0 on every feed: a restarted control
+    // plane may count anew, and must not take an old number for its own.
+    let (applied, versions) = watch::channel(0);
+    let gateway_id = gateway.id.clone();
+    let acknowledgements = WatchStream::new(versions).map(move |applied_version| {
+        WatchRoutesRequest { gateway_id: gateway_id.clone(), applied_version }
+    });
+    let opened = timeout(OPEN, client.watch_routes(acknowledgements)).await;
+    let mut updates = opened.map_err(|_| Interrupted::Slow)??.into_inner();
+    let first = updates.message().await?.ok_or(Interrupted::Ended)?;
+    if !first.snapshot {
+        return Err(Interrupted::NoSnapshot);
+    }
+    let mut version = first.version;
+    applied.send_replace(apply(gateway, first));
+    gateway.set_fed(true);
+    tracing::info!(version, routes = gateway.table.load().len(), "route feed connected");
+    loop {
+        let update = updates.message().await?.ok_or(Interrupted::Ended)?;
+        if !update.snapshot && update.version <= version {
+            return Err(Interrupted::Order(version, update.version));
+        }
+        version = update.version;
+        applied.send_replace(apply(gateway, update));
+    }
+}
+
+fn authorize(request: &mut tonic::Request<()>, bearer: Option<&AsciiMetadataValue>) {
+    if let Some(bearer) = bearer {
+        request.metadata_mut().insert("authorization", bearer.clone());
+    }
+}
+
+/// Publishes the next table; requests see the old one or the new one. Returns
+/// the version they are now routed by.
+fn apply(gateway: &Gateway, update: RouteUpdate) -> u64 {
+    let mut upstreams = gateway.upstreams();
+    let current = gateway.table.load_full();
+    let mut next = if update.snapshot { RouteTable::empty() } else { RouteTable::clone(&current) };
+    next.version = update.version;
+    for host in &update.removed_hosts {
+        next.remove(host);
+    }
+    for route in update.routes {
+        match RouteSpec::try_from(route) {
+            Ok(spec) => next.insert(spec, &mut upstreams),
+            Err(error) => tracing::warn!(%error, "route left out"),
+        }
+    }
+    gateway.table.store(Arc::new(next));
+    gateway.changed.notify_one();
+    update.version
 }

@@ -1,123 +1,248 @@
-//! What people and programs see when there is nothing to forward to.
+//! What a client is told when no instance answers for the gateway.
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::{
     HeaderMap, Response, StatusCode,
-    header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderValue, RETRY_AFTER},
+    header::{self, HeaderValue},
 };
+use serde_json::json;
 
-/// Why a request was not forwarded, or not answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Refusal {
-    BadRequest(&'static str),
-    UnknownHost(String),
+use super::{headers::X_REQUEST_ID, host::BadHost};
+
+/// Why the gateway answers itself.
+#[derive(Debug, Clone)]
+pub(super) enum Fault {
+    BadHost(BadHost),
+    BadBody,
+    Connect,
+    Starting,
+    UnknownHost,
     NoInstance,
-    Retired(String),
+    Retired { deployment_id: String },
     UpstreamDown,
     UpstreamTimeout,
+    ClientStalled,
 }
 
-impl Refusal {
-    pub(super) fn status(&self) -> StatusCode {
-        match self {
-            Self::BadRequest(_) => StatusCode::BAD_REQUEST,
-            Self::UnknownHost(_) => StatusCode::NOT_FOUND,
-            Self::NoInstance | Self::Retired(_) => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamDown => StatusCode::BAD_GATEWAY,
-            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-        }
-    }
+/// What the client can read, from its `Accept` header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    Html,
+    Json,
+    Text,
+}
 
-    fn code(&self) -> &'static str {
-        match self {
-            Self::BadRequest(_) => "bad-request",
-            Self::UnknownHost(_) => "unknown-host",
-            Self::NoInstance => "no-instance",
-            Self::Retired(_) => "retired",
-            Self::UpstreamDown => "upstream-down",
-            Self::UpstreamTimeout => "upstream-timeout",
-        }
-    }
-
-    fn message(&self) -> String {
-        match self {
-            Self::BadRequest(rule) => (*rule).to_owned(),
-            Self::UnknownHost(host) => format!("no deployment answers for {host}"),
-            Self::NoInstance => "the deployment has no ready instance at the moment".to_owned(),
-            Self::Retired(id) => {
-                format!("this deployment is retired; `launchway promote {id}` brings it back")
-            }
-            Self::UpstreamDown => "the deployment did not accept the request".to_owned(),
-            Self::UpstreamTimeout => "the deployment did not answer in time".to_owned(),
-        }
-    }
-
-    /// HTML for browsers, JSON where it is asked for, text for the rest.
-    pub(super) fn page(&self, accept: &HeaderMap, request_id: &str) -> Response<Full<Bytes>> {
-        let status = self.status();
-        let accept = accept.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let (kind, body) = if accept.contains("json") {
-            let json = serde_json::json!({
-                "error": self.code(), "message": self.message(), "request_id": request_id,
-            });
-            ("application/json", json.to_string())
-        } else if accept.contains("text/html") {
-            let message = escape(&self.message());
-            let html = format!(
-                "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{status}</title>\
-                 <body style=\"font-family:sans-serif;max-width:40em;margin:4em auto\"><h1>{status}</h1>\
-                 <p>{message}</p><p><small>request {request_id}</small></p></body></html>"
-            );
-            ("text/html; charset=utf-8", html)
-        } else {
-            (
-                "text/plain; charset=utf-8",
-                format!("{status}: {}\nrequest {request_id}\n", self.message()),
-            )
+impl Audience {
+    /// Browsers name HTML; what names neither HTML nor JSON is a person with curl.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let accepts = |kind| {
+            headers
+                .get_all(header::ACCEPT)
+                .iter()
+                .any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
         };
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
+        match (accepts("text/html"), accepts("json")) {
+            (true, _) => Self::Html,
+            (false, true) => Self::Json,
+            (false, false) => Self::Text,
+        }
+    }
+}
+
+struct Page {
+    status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    remedy: String,
+    retry_after: Option<&'static str>,
+}
+
+impl Fault {
+    fn page(&self) -> Page {
+        let page = |status, code, title, remedy: &str| Page {
+            status,
+            code,
+            title,
+            remedy: remedy.to_owned(),
+            retry_after: None,
+        };
+        let later = |seconds, page: Page| Page { retry_after: Some(seconds), ..page };
+        match self {
+            Self::BadHost(reason) => page(
+                StatusCode::BAD_REQUEST,
+                "bad_request",
+                "The request names no usable host",
+                &reason.to_string(),
+            ),
+            Self::BadBody => page(
+                StatusCode::BAD_REQUEST,
+                "bad_body",
+                "The request body is malformed",
+                "Its chunks or its length do not add up; send it again.",
+            ),
+            Self::Connect => page(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method_not_allowed",
+                "CONNECT is not served here",
+                "This is a reverse proxy: send the request itself.",
+            ),
+            Self::Starting => later(
+                "1",
+                page(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "starting",
+                    "The gateway has no routes yet",
+                    "It waits for the control plane; try again in a moment. `launchway doctor` tells more.",
+                ),
+            ),
+            Self::UnknownHost => page(
+                StatusCode::NOT_FOUND,
+                "unknown_host",
+                "No deployment answers to this name",
+                "Check the name; `launchway list` shows the hosts of each deployment.",
+            ),
+            Self::NoInstance => later(
+                "2",
+                page(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "no_instance",
+                    "The deployment has no ready instance",
+                    "Try again in a moment; `launchway inspect` shows its instances.",
+                ),
+            ),
+            Self::Retired { deployment_id } => page(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "retired",
+                "This deployment was retired",
+                &format!("Bring it back with `launchway promote {deployment_id}`."),
+            ),
+            Self::UpstreamDown => page(
+                StatusCode::BAD_GATEWAY,
+                "upstream_down",
+                "The deployment did not answer",
+                "Its instances refused or broke off; `launchway logs --runtime` shows their output.",
+            ),
+            Self::UpstreamTimeout => page(
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream_timeout",
+                "The deployment did not answer in time",
+                "`launchway logs --runtime` shows what it was doing.",
+            ),
+            Self::ClientStalled => page(
+                StatusCode::REQUEST_TIMEOUT,
+                "request_timeout",
+                "The request body did not arrive in time",
+                "Send it again over a working connection.",
+            ),
+        }
+    }
+
+    /// The answer, without anything about the instances themselves. `host` is
+    /// what was asked for, empty when that was no host.
+    pub fn render(
+        &self,
+        audience: Audience,
+        host: &str,
+        request_id: &HeaderValue,
+    ) -> Response<Bytes> {
+        let page = self.page();
+        let id = request_id.to_str().unwrap_or("");
+        let (kind, text) = match audience {
+            Audience::Html => ("text/html; charset=utf-8", html(&page, host, id)),
+            Audience::Json => ("application/json", as_json(&page, host, id)),
+            Audience::Text => ("text/plain; charset=utf-8", text(&page, host, id)),
+        };
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = page.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if *self == Self::NoInstance {
-            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::VARY, HeaderValue::from_static("accept"));
+        headers.insert(X_REQUEST_ID, request_id.clone());
+        if let Some(seconds) = page.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
         }
         response
     }
 }
 
+fn text(page: &Page, host: &str, id: &str) -> String {
+    let Page { status, title, remedy, .. } = page;
+    format!("{} {title}\n{remedy}\n\nhost: {host}\nrequest id: {id}\n", status.as_u16())
+}
+
+fn as_json(page: &Page, host: &str, id: &str) -> String {
+    let mut body = json!({
+        "error": { "code": page.code, "message": page.title, "remedy": page.remedy },
+        "status": page.status.as_u16(),
+        "host": host,
+        "request_id": id,
+    })
+    .to_string();
+    body.push('\n');
+    body
+}
+
+fn html(page: &Page, host: &str, id: &str) -> String {
+    let (title, status) = (page.title, page.status.as_u16());
+    let (remedy, host, id) = (code_spans(&escape(&page.remedy)), escape(host), escape(id));
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{status} {title}</title>\
+         <style>body{{font:1rem/1.5 system-ui,sans-serif;max-width:36rem;margin:15vh auto;\
+         padding:0 1rem;color-scheme:light dark}}small{{opacity:.7}}</style>\
+         <h1>{title}</h1><p>{remedy}</p>\
+         <p><small>{status} · {host} · request id <code>{id}</code></small></p></html>\n"
+    )
+}
+
 fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// Backticks become `<code>`, as the texts are written for terminals.
+fn code_spans(text: &str) -> String {
+    text.split('`')
+        .enumerate()
+        .map(|(n, part)| if n % 2 == 1 { format!("<code>{part}</code>") } else { part.to_owned() })
+        .collect()
 }
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt;
-
     use super::*;
 
-    async fn body(refusal: &Refusal, accept: &'static str) -> (StatusCode, String) {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT, HeaderValue::from_static(accept));
-        let page = refusal.page(&headers, "r1");
-        let status = page.status();
-        let bytes = page.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    fn audience(accept: &'static str) -> Audience {
+        Audience::of(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]))
     }
 
-    #[tokio::test]
-    async fn programs_get_json_and_people_a_page() {
-        let retired = Refusal::Retired("dep_1".to_owned());
-        let (status, json) = body(&retired, "application/json").await;
-        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        assert!(
-            json.contains("\"error\":\"retired\"") && json.contains("launchway promote dep_1"),
-            "{json}"
-        );
-        let (_, html) = body(&Refusal::UnknownHost("<b>".to_owned()), "text/html").await;
-        assert!(html.contains("&lt;b&gt;") && html.contains("request r1"), "{html}");
-        assert!(body(&Refusal::NoInstance, "*/*").await.1.starts_with("503"));
+    #[test]
+    fn each_client_gets_what_it_can_read() {
+        assert_eq!(audience("text/html,application/xhtml+xml,*/*;q=0.8"), Audience::Html);
+        assert_eq!(audience("application/json"), Audience::Json);
+        assert_eq!(audience("application/problem+json"), Audience::Json);
+        assert_eq!(audience("*/*"), Audience::Text);
+        assert_eq!(Audience::of(&HeaderMap::new()), Audience::Text);
+    }
+
+    #[test]
+    fn what_came_from_elsewhere_is_escaped() {
+        let fault = Fault::Retired { deployment_id: "<script>".to_owned() };
+        let id = HeaderValue::from_static("abc");
+        let page = fault.render(Audience::Html, "<b>", &id).into_body();
+        let page = std::str::from_utf8(&page).unwrap();
+        assert!(page.contains("<code>launchway promote &lt;script&gt;</code>"), "{page}");
+        assert!(page.contains("&lt;b&gt;") && !page.contains("<script>"), "{page}");
     }
 }

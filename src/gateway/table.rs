@@ -1,193 +1,176 @@
-//! Host to instances. Read without a lock; replaced as a whole on a change,
-//! where unchanged routes are shared with the table before.
+//! The routing table: immutable once published, cheap to change by a little.
 
 use std::{
     collections::HashMap,
-    io,
-    path::Path,
+    hash::{BuildHasher, RandomState},
     sync::{
-        Arc,
-        atomic::{AtomicI64, AtomicUsize, Ordering},
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
-use launchway_proto::gateway::v1::{Route as WireRoute, RouteState, RouteUpdate};
+use launchway_proto::gateway::v1::{self, RouteState};
 use serde::{Deserialize, Serialize};
 
-/// How long an instance that refused a connection is not tried first.
-const SHUNNED: Duration = Duration::from_secs(1);
+use super::{clock, host, upstream::Upstream};
 
-/// An instance, with what the gateway has seen of it.
-#[derive(Debug)]
-pub(super) struct Upstream {
-    pub(super) address: String,
-    in_flight: AtomicUsize,
-    /// Milliseconds of the gateway's clock.
-    shunned_until: AtomicI64,
+/// At 10 000 hosts a change copies one shard of some 40 pointers and the 256
+/// pointers to the shards, instead of the whole table.
+const SHARDS: usize = 256;
+
+/// Where one host goes, as fed and as persisted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RouteSpec {
+    pub host: String,
+    pub deployment_id: String,
+    pub retired: bool,
+    /// `host:port` of each ready instance.
+    pub addresses: Vec<String>,
 }
 
-impl Upstream {
-    fn new(address: String) -> Self {
-        Self { address, in_flight: AtomicUsize::new(0), shunned_until: AtomicI64::new(0) }
-    }
+/// A route from the feed that cannot be served.
+#[derive(Debug, thiserror::Error)]
+#[error("route for `{host}` is refused: {rule}")]
+pub(super) struct InvalidRoute {
+    pub host: String,
+    pub rule: &'static str,
+}
 
-    /// Counts a request until the guard is dropped.
-    pub(super) fn enter(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
-    }
+impl TryFrom<v1::Route> for RouteSpec {
+    type Error = InvalidRoute;
 
-    /// It refused a connection.
-    pub(super) fn shun(&self, now: i64) {
-        let until = now + i64::try_from(SHUNNED.as_millis()).unwrap_or(0);
-        self.shunned_until.store(until, Ordering::Relaxed);
-    }
-
-    fn load(&self, now: i64) -> (bool, usize) {
-        (self.shunned_until.load(Ordering::Relaxed) > now, self.in_flight.load(Ordering::Relaxed))
+    fn try_from(route: v1::Route) -> Result<Self, InvalidRoute> {
+        let refuse = |rule| InvalidRoute { host: route.host.clone(), rule };
+        if host::routed(&route.host).as_deref() != Some(route.host.as_str()) {
+            return Err(refuse("the host must be lower case, without port and trailing dot"));
+        }
+        let retired = match route.state() {
+            RouteState::Serving => false,
+            RouteState::Retired => true,
+            RouteState::Unspecified => return Err(refuse("its state is unknown to this gateway")),
+        };
+        if route.addresses.iter().any(|address| !is_address(address)) {
+            return Err(refuse("each address must be host:port"));
+        }
+        let v1::Route { host, deployment_id, addresses, .. } = route;
+        Ok(Self { host, deployment_id, retired, addresses })
     }
 }
 
-/// See [`Upstream::enter`].
-pub(super) struct InFlight(Arc<Upstream>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
+fn is_address(address: &str) -> bool {
+    address
+        .rsplit_once(':')
+        .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|p| p > 0))
 }
 
-/// Where requests of a host go.
-#[derive(Debug)]
+/// One host's route with the live state of its instances.
 pub(super) struct Route {
-    pub(super) deployment_id: String,
-    pub(super) retired: bool,
-    pub(super) upstreams: Vec<Arc<Upstream>>,
+    pub spec: RouteSpec,
+    pub upstreams: Vec<Arc<Upstream>>,
+    turn: AtomicUsize,
 }
 
 impl Route {
-    /// Instances in the order to try them: those that refused lately last,
-    /// the least loaded first.
-    pub(super) fn by_load(&self, now: i64) -> Vec<Arc<Upstream>> {
-        let mut upstreams = self.upstreams.clone();
-        upstreams.sort_by_key(|upstream| upstream.load(now));
-        upstreams
+    /// The least loaded instance that is not in `tried`; equal ones take
+    /// turns, and one that refused lately comes last rather than never.
+    pub fn choose(&self, tried: &[usize]) -> Option<usize> {
+        let count = self.upstreams.len();
+        let start = if count > 1 { self.turn.fetch_add(1, Relaxed) % count } else { 0 };
+        let now = clock::now_ms();
+        (0..count)
+            .map(|offset| (start + offset) % count)
+            .filter(|at| !tried.contains(at))
+            .min_by_key(|&at| (self.upstreams[at].is_down(now), self.upstreams[at].in_flight()))
     }
 }
 
+/// All routes at one version.
+#[derive(Clone)]
+pub(super) struct RouteTable {
+    /// The control plane's number for this state; 0 before the first.
+    pub version: u64,
+    hasher: RandomState,
+    /// Each sorted by host.
+    shards: Vec<Arc<Vec<Arc<Route>>>>,
+    len: usize,
+}
+
+impl RouteTable {
+    pub fn empty() -> Self {
+        let shards = vec![Arc::default(); SHARDS];
+        Self { version: 0, hasher: RandomState::new(), shards, len: 0 }
+    }
+
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn find(&self, host: &str) -> Option<&Arc<Route>> {
+        let shard = &self.shards[self.shard_of(host)];
+        position(shard, host).ok().map(|at| &shard[at])
+    }
+
+    pub fn insert(&mut self, spec: RouteSpec, upstreams: &mut Upstreams) {
+        let upstreams = spec.addresses.iter().map(|address| upstreams.get(address)).collect();
+        let at = self.shard_of(&spec.host);
+        let shard = Arc::make_mut(&mut self.shards[at]);
+        let place = position(shard, &spec.host);
+        let route = Arc::new(Route { spec, upstreams, turn: AtomicUsize::new(0) });
+        match place {
+            Ok(at) => shard[at] = route,
+            Err(at) => {
+                shard.insert(at, route);
+                self.len += 1;
+            }
+        }
+    }
+
+    pub fn remove(&mut self, host: &str) {
+        let at = self.shard_of(host);
+        if let Ok(place) = position(&self.shards[at], host) {
+            Arc::make_mut(&mut self.shards[at]).remove(place);
+            self.len -= 1;
+        }
+    }
+
+    pub fn specs(&self) -> impl Iterator<Item = &RouteSpec> {
+        self.shards.iter().flat_map(|shard| shard.iter()).map(|route| &route.spec)
+    }
+
+    fn shard_of(&self, host: &str) -> usize {
+        self.hasher.hash_one(host) as usize % SHARDS
+    }
+}
+
+fn position(shard: &[Arc<Route>], host: &str) -> Result<usize, usize> {
+    shard.binary_search_by(|route| route.spec.host.as_str().cmp(host))
+}
+
+/// The live state of each address, shared by all routes that lead there: the
+/// commit, branch and environment hosts of a deployment are one load and one
+/// pool. Used by the feed and the sweeper, never by a request.
 #[derive(Default)]
-struct Routes {
-    version: u64,
-    by_host: HashMap<String, Arc<Route>>,
-}
+pub(super) struct Upstreams(HashMap<String, Weak<Upstream>>);
 
-/// See the module.
-#[derive(Default)]
-pub(super) struct Table(ArcSwap<Routes>);
-
-/// A route in the file of the last good table.
-#[derive(Serialize, Deserialize)]
-struct Saved {
-    host: String,
-    deployment_id: String,
-    retired: bool,
-    addresses: Vec<String>,
-}
-
-impl Table {
-    pub(super) fn route(&self, host: &str) -> Option<Arc<Route>> {
-        self.0.load().by_host.get(host).cloned()
-    }
-
-    pub(super) fn version(&self) -> u64 {
-        self.0.load().version
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.load().by_host.len()
-    }
-
-    /// Applies an update. Called by the feed only, one at a time.
-    pub(super) fn apply(&self, update: RouteUpdate) {
-        let present = self.0.load();
-        // Instances keep their counters over any change of routes.
-        let mut known: HashMap<String, Arc<Upstream>> = HashMap::new();
-        for upstream in present.by_host.values().flat_map(|route| &route.upstreams) {
-            known.entry(upstream.address.clone()).or_insert_with(|| Arc::clone(upstream));
+impl Upstreams {
+    fn get(&mut self, address: &str) -> Arc<Upstream> {
+        if let Some(known) = self.0.get(address).and_then(Weak::upgrade) {
+            return known;
         }
-        let mut by_host = if update.snapshot { HashMap::new() } else { present.by_host.clone() };
-        for host in &update.removed_hosts {
-            by_host.remove(host);
-        }
-        for route in update.routes {
-            by_host.insert(route.host.clone(), Arc::new(read(route, &mut known)));
-        }
-        self.0.store(Arc::new(Routes { version: update.version, by_host }));
+        let fresh = Arc::new(Upstream::new(address));
+        self.0.insert(address.to_owned(), Arc::downgrade(&fresh));
+        fresh
     }
 
-    /// Reads the last good table; none is fine.
-    pub(super) fn load_file(&self, path: &Path) -> io::Result<usize> {
-        let bytes = match std::fs::read(path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            Err(error) => return Err(error),
-        };
-        let saved: Vec<Saved> = serde_json::from_slice(&bytes)?;
-        let routes = saved.into_iter().map(|saved| WireRoute {
-            host: saved.host,
-            deployment_id: saved.deployment_id,
-            state: if saved.retired { RouteState::Retired } else { RouteState::Serving }.into(),
-            addresses: saved.addresses,
-        });
-        self.apply(RouteUpdate {
-            version: 0,
-            snapshot: true,
-            routes: routes.collect(),
-            removed_hosts: Vec::new(),
-        });
-        Ok(self.len())
-    }
-
-    /// Writes the table beside the file and moves it there.
-    pub(super) fn save_file(&self, path: &Path) -> io::Result<()> {
-        let saved: Vec<Saved> = self
-            .0
-            .load()
-            .by_host
-            .iter()
-            .map(|(host, route)| Saved {
-                host: host.clone(),
-                deployment_id: route.deployment_id.clone(),
-                retired: route.retired,
-                addresses: route
-                    .upstreams
-                    .iter()
-                    .map(|upstream| upstream.address.clone())
-                    .collect(),
+    /// Closes connections unused for `max_idle`, forgets addresses without routes.
+    pub fn sweep(&mut self, max_idle: Duration) {
+        self.0.retain(|_, upstream| {
+            upstream.upgrade().is_some_and(|upstream| {
+                upstream.close_idle(max_idle);
+                true
             })
-            .collect();
-        let dir = path.parent().unwrap_or(Path::new("."));
-        // A temporary file is 0600.
-        let file = tempfile::NamedTempFile::new_in(dir)?;
-        serde_json::to_writer(&file, &saved)?;
-        file.persist(path)?;
-        Ok(())
-    }
-}
-
-fn read(route: WireRoute, known: &mut HashMap<String, Arc<Upstream>>) -> Route {
-    let retired = route.state() == RouteState::Retired;
-    let mut upstream = |address: String| {
-        let entry = known.entry(address);
-        let key = entry.key().clone();
-        Arc::clone(entry.or_insert_with(|| Arc::new(Upstream::new(key))))
-    };
-    Route {
-        deployment_id: route.deployment_id,
-        retired,
-        upstreams: route.addresses.into_iter().map(&mut upstream).collect(),
+        });
     }
 }
 
@@ -195,63 +178,78 @@ fn read(route: WireRoute, known: &mut HashMap<String, Arc<Upstream>>) -> Route {
 mod tests {
     use super::*;
 
-    fn update(snapshot: bool, routes: &[(&str, &[&str])], removed: &[&str]) -> RouteUpdate {
-        let routes = routes.iter().map(|(host, addresses)| WireRoute {
-            host: (*host).to_owned(),
-            deployment_id: "dep".to_owned(),
-            state: RouteState::Serving.into(),
-            addresses: addresses.iter().map(|address| (*address).to_owned()).collect(),
-        });
-        RouteUpdate {
-            version: 1,
-            snapshot,
-            routes: routes.collect(),
-            removed_hosts: removed.iter().map(|host| (*host).to_owned()).collect(),
+    fn spec(host: &str, addresses: &[&str]) -> RouteSpec {
+        RouteSpec {
+            host: host.to_owned(),
+            deployment_id: "dep_1".to_owned(),
+            retired: false,
+            addresses: addresses.iter().map(|&a| a.to_owned()).collect(),
         }
     }
 
     #[test]
-    fn a_change_leaves_other_hosts_alone_and_a_snapshot_replaces_all() {
-        let table = Table::default();
-        table.apply(update(true, &[("a", &["1:1"]), ("b", &["2:2"])], &[]));
-        table.apply(update(false, &[("c", &["3:3"])], &["a"]));
-        assert!(
-            table.route("a").is_none() && table.route("b").is_some() && table.route("c").is_some()
-        );
-        table.apply(update(true, &[("d", &[])], &[]));
-        assert_eq!(table.len(), 1);
+    fn a_change_copies_only_the_shard_it_touches() {
+        let mut upstreams = Upstreams::default();
+        let mut before = RouteTable::empty();
+        for n in 0..10_000 {
+            before.insert(spec(&format!("app-{n}.localhost"), &["127.0.0.1:1"]), &mut upstreams);
+        }
+        let mut after = before.clone();
+        after.insert(spec("app-7.localhost", &["127.0.0.1:2"]), &mut upstreams);
+        let copied =
+            before.shards.iter().zip(&after.shards).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
+        assert_eq!(copied, 1);
+        assert_eq!((before.len(), after.len()), (10_000, 10_000));
+        let address = |table: &RouteTable| {
+            table.find("app-7.localhost").unwrap().spec.addresses.first().cloned().unwrap()
+        };
+        assert_eq!(address(&before), "127.0.0.1:1");
+        assert_eq!(address(&after), "127.0.0.1:2");
+        after.remove("app-7.localhost");
+        assert!(after.find("app-7.localhost").is_none());
+        assert_eq!(after.len(), 9_999);
     }
 
     #[test]
-    fn the_least_loaded_instance_goes_first_and_a_refusing_one_last() {
-        let table = Table::default();
-        table.apply(update(true, &[("a", &["1:1", "2:2"])], &[]));
-        let route = table.route("a").unwrap();
-        let busy = route.upstreams[0].enter();
-        assert_eq!(route.by_load(0)[0].address, "2:2");
-        route.upstreams[1].shun(0);
-        assert_eq!(route.by_load(10)[0].address, "1:1");
-        drop(busy);
+    fn hosts_of_one_instance_share_its_load() {
+        let mut upstreams = Upstreams::default();
+        let mut table = RouteTable::empty();
+        table.insert(spec("a.localhost", &["127.0.0.1:1"]), &mut upstreams);
+        table.insert(spec("b.localhost", &["127.0.0.1:1"]), &mut upstreams);
+        let of = |host: &str| table.find(host).unwrap().upstreams[0].clone();
+        assert!(Arc::ptr_eq(&of("a.localhost"), &of("b.localhost")));
     }
 
     #[test]
-    fn load_counters_survive_a_change_of_routes() {
-        let table = Table::default();
-        table.apply(update(true, &[("a", &["1:1", "2:2"])], &[]));
-        let _busy = table.route("a").unwrap().upstreams[0].enter();
-        table.apply(update(true, &[("b", &["1:1", "2:2"])], &[]));
-        assert_eq!(table.route("b").unwrap().by_load(0)[0].address, "2:2");
+    fn the_least_loaded_instance_is_chosen_and_one_that_refused_comes_last() {
+        let mut table = RouteTable::empty();
+        let addresses = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
+        table.insert(spec("a.localhost", &addresses), &mut Upstreams::default());
+        let route = table.find("a.localhost").unwrap();
+        let _busy = Upstream::lease(&route.upstreams[0]);
+        route.upstreams[1].mark_down(Duration::from_secs(60));
+        assert_eq!(route.choose(&[]), Some(2));
+        assert_eq!(route.choose(&[2]), Some(0));
+        assert_eq!(route.choose(&[0, 2]), Some(1));
+        assert_eq!(route.choose(&[0, 1, 2]), None);
     }
 
     #[test]
-    fn the_last_good_table_is_read_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("routes.json");
-        let table = Table::default();
-        table.apply(update(true, &[("a", &["1:1"])], &[]));
-        table.save_file(&path).unwrap();
-        let restarted = Table::default();
-        assert_eq!(restarted.load_file(&path).unwrap(), 1);
-        assert_eq!(restarted.route("a").unwrap().upstreams[0].address, "1:1");
+    fn refuses_routes_that_no_request_could_use() {
+        let good = v1::Route {
+            host: "a.localhost".to_owned(),
+            deployment_id: "dep_1".to_owned(),
+            state: RouteState::Serving.into(),
+            addresses: vec!["127.0.0.1:80".to_owned()],
+        };
+        assert!(RouteSpec::try_from(good.clone()).is_ok());
+        for bad in [
+            v1::Route { host: "A.localhost".to_owned(), ..good.clone() },
+            v1::Route { host: "a.localhost:80".to_owned(), ..good.clone() },
+            v1::Route { state: 77, ..good.clone() },
+            v1::Route { addresses: vec!["127.0.0.1".to_owned()], ..good.clone() },
+        ] {
+            assert!(RouteSpec::try_from(bad.clone()).is_err(), "{bad:?}");
+        }
     }
 }

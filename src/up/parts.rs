@@ -14,7 +14,7 @@ use crate::{
     builder::DockerBuilder,
     config::{Config, read_secret},
     control::{Control, RouteFeed},
-    gateway::{self, GatewaySettings},
+    gateway::{self, GatewayConfig},
     krane::{Backend, DockerBackend, DockerSettings, KraneClient, KraneService},
     restate::{admin::AdminClient, ingress::IngressClient},
     storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
@@ -259,13 +259,13 @@ impl Parts {
         &self,
         stop: impl Future<Output = ()>,
     ) -> Result<(), SetupError> {
-        let settings = GatewaySettings {
-            bind: self.config.gateway.bind,
-            control_url: self.config.control.url(),
-            snapshot: self.layout.routes(),
-            drain: self.config.gateway.drain.get(),
+        let gateway = &self.config.gateway;
+        let settings = GatewayConfig {
+            drain: gateway.drain.get(),
+            ..GatewayConfig::new(gateway.bind, self.config.control.url(), self.layout.routes())
         };
-        gateway::serve(settings, stop).await.map_err(SetupError::from)
+        let listener = settings.listen().map_err(SetupError::from)?;
+        gateway::serve(settings, listener, stop).await.map_err(SetupError::from)
     }
 }
 

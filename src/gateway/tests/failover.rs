@@ -1,0 +1,159 @@
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use hyper::Request;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::timeout,
+};
+
+use super::support::*;
+
+#[tokio::test]
+async fn an_instance_that_refuses_costs_no_request() {
+    let app = Instance::mirror().await;
+    let addresses = [closed_address().await, app.address];
+    let setup = Setup::new(vec![route("app.localhost", &addresses)]).await;
+    for n in 0..10 {
+        // A body proves that it was not consumed by the attempt that failed.
+        let mut client = h1_client(setup.address()).await;
+        let request = Request::post("/").header("host", "app.localhost");
+        let request = request.body(text(format!("body {n}"))).unwrap();
+        let (status, seen) = read(client.send_request(request).await.unwrap()).await;
+        assert_eq!(status, 200);
+        assert!(seen.ends_with(&format!("body {n}")), "{seen}");
+    }
+    assert_eq!(app.served(), 10);
+}
+
+/// The first byte may have had an effect: only the client may repeat it.
+#[tokio::test]
+async fn a_request_that_was_sent_in_part_is_not_repeated() {
+    let breaking = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let broken_at = breaking.local_addr().unwrap();
+    let app = Instance::mirror().await;
+    let routes = vec![route("app.localhost", &[broken_at])];
+    let mut setup = Setup::new(routes).await;
+    let mut client = h1_client(setup.address()).await;
+    let (frames, body) = channel_body();
+    let request = Request::post("/").header("host", "app.localhost").body(body).unwrap();
+    let response = client.send_request(request);
+    frames.send(Bytes::from_static(b"part one")).await.unwrap();
+    let (mut socket, _) = timeout(PATIENCE, breaking.accept()).await.unwrap().unwrap();
+    let mut received = String::new();
+    while !received.contains("part one") {
+        let mut buffer = [0; 1024];
+        let read = timeout(PATIENCE, socket.read(&mut buffer)).await.unwrap().unwrap();
+        received.push_str(&String::from_utf8_lossy(&buffer[..read]));
+    }
+    // A healthy instance is there before the first one breaks off.
+    setup
+        .control
+        .publish(change(2, vec![route("app.localhost", &[broken_at, app.address])], &[]))
+        .await;
+    drop(socket);
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(response.status(), 502);
+    assert_eq!(app.served(), 0);
+}
+
+/// The instance closes connections that the gateway still keeps.
+#[tokio::test]
+async fn a_pooled_connection_that_was_closed_costs_no_request() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let instance = tokio::spawn(async move {
+        for served in 0..20 {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut buffer = [0; 2048];
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let read = socket.read(&mut buffer).await.unwrap();
+                assert_ne!(read, 0, "after {served} requests");
+                head.extend_from_slice(&buffer[..read]);
+            }
+            // Keep-alive by its words, closed by its deeds.
+            socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        }
+    });
+    let setup = Setup::new(vec![route("app.localhost", &[address])]).await;
+    for n in 0..20 {
+        assert_eq!(setup.gateway.get("app.localhost", "/").await, (200, "ok".into()), "{n}");
+    }
+    timeout(PATIENCE, instance).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn connections_to_instances_are_used_again() {
+    let connections = Arc::new(std::sync::Mutex::new(std::collections::HashSet::new()));
+    let app = Instance::named("ok").await;
+    let relay = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = relay.local_addr().unwrap();
+    let (to, seen) = (app.address, Arc::clone(&connections));
+    let relay = tokio::spawn(async move {
+        loop {
+            let (mut client, peer) = relay.accept().await.unwrap();
+            seen.lock().unwrap().insert(peer);
+            tokio::spawn(async move {
+                let mut app = tokio::net::TcpStream::connect(to).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut app).await;
+            });
+        }
+    });
+    let setup = Setup::new(vec![route("app.localhost", &[address])]).await;
+    for _ in 0..50 {
+        assert_eq!(setup.gateway.get("app.localhost", "/").await.0, 200);
+    }
+    relay.abort();
+    assert_eq!(app.served(), 50);
+    let opened = connections.lock().unwrap().len();
+    assert!(opened < 10, "{opened} connections for 50 requests");
+}
+
+#[tokio::test]
+async fn switching_a_host_under_load_loses_no_request() {
+    let (blue, green) = (Instance::named("blue").await, Instance::named("green").await);
+    let mut setup = Setup::new(vec![route("app.localhost", &[blue.address])]).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let address = setup.address();
+    let clients: Vec<_> = (0..16)
+        .map(|_| {
+            let stop = Arc::clone(&stop);
+            tokio::spawn(async move {
+                let mut client = h1_client(address).await;
+                let mut served = 0;
+                while !stop.load(SeqCst) {
+                    client.ready().await.unwrap();
+                    let request = Request::get("/").header("host", "app.localhost");
+                    let response = client.send_request(request.body(text("")).unwrap()).await;
+                    let (status, body) = read(response.unwrap()).await;
+                    assert!(status == 200 && ["blue", "green"].contains(&body.as_str()), "{body}");
+                    served += 1;
+                }
+                served
+            })
+        })
+        .collect();
+    for version in 2..40 {
+        let target = if version % 2 == 0 { &green } else { &blue };
+        let moved = change(version, vec![route("app.localhost", &[target.address])], &[]);
+        setup.control.publish(moved).await;
+        // What is acknowledged is what the next request sees.
+        let expected = if version % 2 == 0 { "green" } else { "blue" };
+        assert_eq!(setup.gateway.get("app.localhost", "/").await.1, expected);
+    }
+    stop.store(true, SeqCst);
+    let mut served = 0;
+    for client in clients {
+        served += timeout(Duration::from_secs(10), client).await.unwrap().unwrap();
+    }
+    assert!(served > 100, "{served} requests are no load");
+    assert_eq!(blue.served() + green.served(), served + 38);
+}
