@@ -62,6 +62,23 @@ impl Table {
         }
     }
 
+    /// Changes the instances of a known deployment in place: what is set
+    /// meanwhile is not lost.
+    pub(super) fn modify(&self, id: &DeploymentId, change: impl FnOnce(&mut Vec<Instance>)) {
+        let changed = self.lock().get(id).is_some_and(|entry| {
+            entry.send_if_modified(|present| {
+                let mut instances = present.instances.to_vec();
+                change(&mut instances);
+                let differs = *present.instances != instances;
+                present.instances = Arc::new(instances);
+                differs
+            })
+        });
+        if changed {
+            let _ = self.changed.send(id.clone());
+        }
+    }
+
     /// The present state and its changes.
     pub fn watch(&self, id: &DeploymentId) -> watch::Receiver<Instances> {
         let mut entries = self.lock();

@@ -111,13 +111,17 @@ impl AdminClient {
     /// # Errors
     /// Restate does not answer.
     pub async fn unfinished_elsewhere(&self, worker_url: &str) -> Result<u64, RestateError> {
-        let sql = format!(
-            "SELECT count(*) AS count FROM sys_invocation i JOIN sys_deployment d \
-             ON d.id = i.pinned_deployment_id WHERE i.status <> 'completed' AND d.endpoint <> '{}/'",
-            literal(worker_url.trim_end_matches('/'))
-        );
-        let rows: Vec<Count> = self.query(&sql).await?;
-        Ok(rows.first().map_or(0, |row| row.count))
+        #[derive(Deserialize)]
+        struct Pinned {
+            endpoint: String,
+            count: u64,
+        }
+        let sql = "SELECT d.endpoint, count(*) AS count FROM sys_invocation i JOIN sys_deployment d \
+                   ON d.id = i.pinned_deployment_id WHERE i.status <> 'completed' GROUP BY d.endpoint";
+        let own = worker_url.trim_end_matches('/');
+        let rows: Vec<Pinned> = self.query(sql).await?;
+        let elsewhere = rows.iter().filter(|row| row.endpoint.trim_end_matches('/') != own);
+        Ok(elsewhere.map(|row| row.count).sum())
     }
 
     /// An invocation, if Restate still knows it.

@@ -273,14 +273,12 @@ impl Monitor {
     /// Shows the last probe without asking the engine again.
     fn note_probe(&self, id: &DeploymentId, address: &str, key: &str) {
         let probed = lock(&self.0.probed).get(key).cloned().unwrap_or_default();
-        let mut present = self.0.table.get(id);
-        let mut instances = present.instances.to_vec();
-        for instance in instances.iter_mut().filter(|instance| instance.address == address) {
-            instance.message.clone_from(&probed.message);
-            instance.probe_attempts = probed.attempts;
-        }
-        present.instances = Arc::new(instances);
-        self.0.table.set(id, present);
+        self.0.table.modify(id, |instances| {
+            for instance in instances.iter_mut().filter(|instance| instance.address == address) {
+                instance.message.clone_from(&probed.message);
+                instance.probe_attempts = probed.attempts;
+            }
+        });
     }
 
     async fn restart_when_it_fails(&self, container: &str) {
