@@ -35,30 +35,18 @@ const ASK: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct DockerBuilder {
     docker: Docker,
+    owner: String,
 }
 
 impl DockerBuilder {
-    /// The engine named by `DOCKER_HOST`, else its default socket. No
-    /// connection is made yet.
+    /// The engine named by `DOCKER_HOST`, else its default socket. Images are
+    /// labelled as `owner`'s. No connection is made yet.
     ///
     /// # Errors
     /// `DOCKER_HOST` cannot be read.
-    pub fn connect() -> Result<Self, Error> {
+    pub fn connect(owner: &str) -> Result<Self, Error> {
         let docker = Docker::connect_with_defaults()?.with_timeout(ENGINE_TIMEOUT);
-        Ok(Self { docker })
-    }
-
-    /// The engine's version, when it answers and can build.
-    ///
-    /// # Errors
-    /// One sentence with the remedy.
-    pub async fn check(&self) -> Result<String, String> {
-        let remedy = "start the Docker engine (`systemctl start docker`, or `./dev setup`) or set DOCKER_HOST";
-        match tokio::time::timeout(ASK, self.docker.version()).await {
-            Ok(Ok(version)) => Ok(version.version.unwrap_or_default()),
-            Ok(Err(error)) => Err(format!("the Docker engine does not answer: {error}; {remedy}")),
-            Err(_) => Err(format!("the Docker engine does not answer within 5 s; {remedy}")),
-        }
+        Ok(Self { docker, owner: owner.to_owned() })
     }
 
     fn tag(spec: &BuildSpec) -> String {
@@ -87,7 +75,7 @@ impl Builder for DockerBuilder {
         events: mpsc::Sender<BuildEvent>,
     ) -> Result<BuiltImage, StepError> {
         let tag = Self::tag(spec);
-        let options = options(spec, &tag)?;
+        let options = options(spec, &tag, &self.owner)?;
         // bollard wants a body even where the context is remote.
         let empty = body_full(bytes::Bytes::new());
         let mut stream = self.docker.build_image(options, None, Some(empty));
@@ -133,6 +121,22 @@ impl Builder for DockerBuilder {
     }
 }
 
+/// The version of the Docker engine, when it answers.
+///
+/// # Errors
+/// One sentence with the remedy.
+pub async fn engine_version() -> Result<String, String> {
+    let remedy =
+        "start the Docker engine (`systemctl start docker`, or `./dev setup`) or set DOCKER_HOST";
+    let docker = Docker::connect_with_defaults()
+        .map_err(|error| format!("DOCKER_HOST cannot be read: {error}; {remedy}"))?;
+    match tokio::time::timeout(ASK, docker.version()).await {
+        Ok(Ok(version)) => Ok(version.version.unwrap_or_default()),
+        Ok(Err(error)) => Err(format!("the Docker engine does not answer: {error}; {remedy}")),
+        Err(_) => Err(format!("the Docker engine does not answer within 5 s; {remedy}")),
+    }
+}
+
 fn local(tag: &str, digest: String) -> BuiltImage {
     BuiltImage { reference: tag.to_owned(), digest, local_only: true }
 }
@@ -140,11 +144,13 @@ fn local(tag: &str, digest: String) -> BuiltImage {
 fn options(
     spec: &BuildSpec,
     tag: &str,
+    owner: &str,
 ) -> Result<bollard::query_parameters::BuildImageOptions, StepError> {
     let platform = Platform::resolve(spec.options.platform.as_deref())
         .map_err(|error| StepError::permanent(ErrorCode::BuildFailed, error.to_string()))?;
     let mut labels: HashMap<&str, &str> =
         spec.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    labels.insert("launchway.owner", owner);
     labels.insert("launchway.build", spec.build_id.as_str());
     labels.insert("launchway.deployment", spec.deployment_id.as_str());
     let args: HashMap<&str, &str> = spec

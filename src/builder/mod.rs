@@ -5,5 +5,5 @@ mod failure;
 mod platform;
 mod progress;
 
-pub use docker::DockerBuilder;
+pub use docker::{DockerBuilder, engine_version};
 pub use platform::{Platform, PlatformError};

@@ -10,7 +10,7 @@ use super::{
     serve::load,
 };
 use crate::{
-    builder::DockerBuilder,
+    builder::engine_version,
     config::Config,
     restate::{admin::AdminClient, ingress::IngressClient, server},
     store::Store,
@@ -76,8 +76,7 @@ fn report(global: &Global, checks: &[Check], healthy: bool) {
 }
 
 async fn docker() -> Result<String, String> {
-    let docker = DockerBuilder::connect().map_err(|error| error.to_string())?;
-    docker.check().await.map(|version| format!("engine {version}"))
+    engine_version().await.map(|version| format!("engine {version}"))
 }
 
 fn restate_program(config: &Config) -> Result<String, String> {

@@ -1,5 +1,10 @@
 //! The admin API: registration, invocations, journals.
 
+use async_trait::async_trait;
+use launchway_workflows::{
+    ids::InvocationId,
+    ports::{Invocations, RestateSilent},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -181,6 +186,22 @@ impl AdminClient {
         let rows: Rows<T> = serde_json::from_slice(&body)
             .map_err(|error| RestateError::Refused { status: 500, message: error.to_string() })?;
         Ok(rows.rows)
+    }
+}
+
+#[async_trait]
+impl Invocations for AdminClient {
+    async fn idempotency_key(&self, id: &InvocationId) -> Result<Option<String>, RestateSilent> {
+        #[derive(Deserialize)]
+        struct Submitted {
+            #[serde(default)]
+            idempotency_key: Option<String>,
+        }
+        let sql =
+            format!("SELECT idempotency_key FROM sys_invocation WHERE id = '{}'", literal(&id.0));
+        let rows: Vec<Submitted> =
+            self.query(&sql).await.map_err(|error| RestateSilent(error.to_string()))?;
+        Ok(rows.into_iter().next().and_then(|row| row.idempotency_key))
     }
 }
 

@@ -9,7 +9,8 @@ use crate::config::LogFormat;
 /// `RUST_LOG` goes before `directives`. Called once; a second call does nothing.
 pub fn init(directives: &str, format: LogFormat) {
     // s3s logs every refusal as an error; who was refused is told by the answer.
-    let quiet = "s3s=off,restate_sdk_shared_core=warn,h2=warn,hyper_util=warn,aws_config=warn,sqlx=warn";
+    let quiet =
+        "s3s=off,restate_sdk_shared_core=warn,h2=warn,hyper_util=warn,aws_config=warn,sqlx=warn";
     let filter = EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| EnvFilter::new(format!("{directives},{quiet}")));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);

@@ -205,9 +205,12 @@ impl Parts {
         let core = Arc::new(Core {
             store,
             contexts: Arc::new(storage.clone()),
-            builder: Arc::new(DockerBuilder::connect().map_err(SetupError::from)?),
+            builder: Arc::new(
+                DockerBuilder::connect(&self.secrets.installation).map_err(SetupError::from)?,
+            ),
             runtime,
             announcer,
+            invocations: Arc::new(AdminClient::new(&self.config.restate.admin_url())),
             scraper: Arc::new(worker::HttpScraper::new()),
             readiness: Arc::clone(&readiness),
             settings: self.config.settings(),

@@ -19,7 +19,7 @@ use super::{
     state::{Status, UpState},
 };
 use crate::{
-    builder::DockerBuilder,
+    builder::engine_version,
     config::Config,
     restate::{
         admin::AdminClient,
@@ -93,8 +93,7 @@ async fn start(
         true => Some(server::find(&config.restate.binary).map_err(SetupError::from)?),
         false => None,
     };
-    let docker = DockerBuilder::connect().map_err(SetupError::from)?;
-    docker.check().await.map_err(SetupError)?;
+    engine_version().await.map_err(SetupError)?;
     check_ports(&config, layout)?;
     let secrets = Secrets::ensure(layout)?;
     let mut parts = Parts::new(config, layout.clone(), secrets);

@@ -67,14 +67,16 @@ fn killed_in_the_middle_of_a_build_it_builds_once_more_and_goes_live() {
     let mut here = Installation::start();
     with_first_version(&here);
     let load = here.load(HOST, &["version one", "version two"]);
-    let slow = App::new(
-        "version two",
-        r#"RUN ["/bin/busybox", "sh", "-c", "echo in the middle; /bin/busybox sleep 3"]"#,
+    // Never from the cache; what is looked for is output, not the command.
+    let nonce = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+    let run = format!(
+        r#"RUN ["/bin/busybox", "sh", "-c", "echo middle $((40 + 2)) of {nonce}; /bin/busybox sleep 3"]"#
     );
+    let slow = App::new("version two", &run);
     let id = here.submit(slow.path(), &["--project", "shop"]);
     eventually("the build is in the middle", || {
         let logs = here.run(&["logs", &id, "--build"]);
-        String::from_utf8_lossy(&logs.stdout).contains("in the middle").then_some(())
+        String::from_utf8_lossy(&logs.stdout).contains("middle 42").then_some(())
     });
     here.kill_up();
     here.up();

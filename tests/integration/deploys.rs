@@ -150,21 +150,13 @@ fn services_of_one_environment_reach_each_other_by_name_only_there() {
     let here = Installation::start();
     let shop = here.deploy(App::new("shop", "").path(), &["--project", "shop"]);
     let other = here.deploy(App::new("other", "").path(), &["--project", "other"]);
+    // nc, because wget of a static busybox cannot resolve names.
     let fetch = |id: &str, name: &str| {
+        let script =
+            format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 2 {name} 8080");
         let container = &here.containers(id)[0];
-        docker(&[
-            "exec",
-            container,
-            "/bin/busybox",
-            "wget",
-            "-q",
-            "-T",
-            "2",
-            "-O",
-            "-",
-            &format!("http://{name}:8080/"),
-        ])
-        .join("")
+        let said = docker(&["exec", container, "/bin/busybox", "sh", "-c", &script]);
+        said.last().cloned().unwrap_or_default()
     };
     let id = |result: &serde_json::Value| result["deployment_id"].as_str().unwrap().to_owned();
     assert_eq!(fetch(&id(&shop), "shop"), "shop");

@@ -97,7 +97,10 @@ fn the_object_store_takes_only_what_was_signed() {
     let here = Installation::start();
     let store = here.address("storage.bind");
     let mut stream = TcpStream::connect(store).unwrap();
-    stream.write_all(b"PUT /launchway/contexts/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx").unwrap();
+    let request = format!(
+        "PUT /launchway/contexts/x HTTP/1.1\r\nHost: {store}\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");

@@ -290,6 +290,16 @@ impl Installation {
         ])
     }
 
+    /// Images that this installation has built, whether it runs or not.
+    fn own_images(&self) -> Vec<String> {
+        let secrets = fs::read(self.data().join("secrets/installation")).unwrap_or_default();
+        let owner = String::from_utf8_lossy(&secrets).trim().to_owned();
+        if owner.is_empty() {
+            return Vec::new();
+        }
+        docker(&["images", "-q", "--filter", &format!("label=launchway.owner={owner}")])
+    }
+
     pub fn images(&self, id: &str) -> Vec<String> {
         docker(&["images", "-q", "--filter", &format!("label=launchway.deployment={id}")])
     }
@@ -300,8 +310,6 @@ impl Drop for Installation {
         if std::thread::panicking() {
             eprintln!("--- up.log\n{}", self.log());
         }
-        let ids = self.run(&["list", "--limit", "500", "--json"]);
-        let listed: Value = serde_json::from_slice(&ids.stdout).unwrap_or_default();
         let flags = ["--all"].map(str::to_owned).into_iter().chain(self.flags());
         let mut down = binary();
         down.arg("down").args(flags);
@@ -311,10 +319,8 @@ impl Drop for Installation {
             let _ = up.kill();
             let _ = up.wait();
         }
-        for deployment in listed["deployments"].as_array().into_iter().flatten() {
-            for image in self.images(deployment["deployment_id"].as_str().unwrap_or_default()) {
-                docker(&["rmi", "-f", &image]);
-            }
+        for image in self.own_images() {
+            docker(&["rmi", "-f", &image]);
         }
     }
 }

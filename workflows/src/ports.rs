@@ -386,6 +386,19 @@ pub trait RouteAnnouncer: Send + Sync + 'static {
     async fn announce(&self);
 }
 
+/// What Restate knows of an invocation and does not tell its handler.
+#[async_trait]
+pub trait Invocations: Send + Sync + 'static {
+    /// The `idempotency-key` header it was submitted with. Up to protocol V6
+    /// the server keeps it to itself (restate-server 1.7).
+    async fn idempotency_key(&self, id: &InvocationId) -> Result<Option<String>, RestateSilent>;
+}
+
+/// Restate's admin API did not answer. Always worth another try.
+#[derive(Debug, thiserror::Error)]
+#[error("Restate's admin API: {0}")]
+pub struct RestateSilent(pub String);
+
 /// Fetches the OpenAPI description of a running application.
 #[async_trait]
 pub trait OpenapiScraper: Send + Sync + 'static {

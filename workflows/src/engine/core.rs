@@ -3,7 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use super::readiness::ReadinessWatcher;
-use crate::ports::{Builder, ContextStore, OpenapiScraper, RouteAnnouncer, Runtime, Store};
+use crate::ports::{
+    Builder, ContextStore, Invocations, OpenapiScraper, RouteAnnouncer, Runtime, Store,
+};
 
 /// Limits and names, validated by the configuration.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub struct Core {
     pub runtime: Arc<dyn Runtime>,
     /// Route feed.
     pub announcer: Arc<dyn RouteAnnouncer>,
+    /// Restate's view of invocations.
+    pub invocations: Arc<dyn Invocations>,
     /// OpenAPI descriptions.
     pub scraper: Arc<dyn OpenapiScraper>,
     /// Resolves waits for readiness.

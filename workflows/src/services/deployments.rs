@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::deployment::{DeployRequest, DeploymentClient};
 use crate::{
     engine::{core::Core, readiness::now_ms},
-    ids::{BuildId, DeploymentId, WorkspaceId},
+    ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
     model::{BuildContext, BuildOptions, GitCommit, NewDeployment, RunOptions, Source, Submission},
     names::truncate_chars,
     status::DeploymentStatus,
@@ -98,10 +98,14 @@ impl Deployments {
         ctx: Context<'_>,
         input: Json<CreateDeployment>,
     ) -> HandlerResult<Json<CreatedDeployment>> {
-        let header_key = ctx.idempotency_key().map(str::to_owned);
+        let invocation = InvocationId(ctx.invocation_id().to_owned());
         let core = Arc::clone(&self.core);
         let Json(submission) = ctx
             .run(move || async move {
+                let header_key = match &input.0.idempotency_key {
+                    Some(_) => None,
+                    None => core.invocations.idempotency_key(&invocation).await?,
+                };
                 let new = match validate(input.0, header_key, now_ms()) {
                     Ok(new) => new,
                     Err(reason) => {
