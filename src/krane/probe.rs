@@ -42,6 +42,5 @@ impl Prober {
 /// Pauses between probes: doubling up to the configured interval.
 pub(super) fn pauses(health: &Health) -> impl Iterator<Item = Duration> + use<> {
     let most = health.interval;
-    std::iter::successors(Some(FIRST_PAUSE), |pause| Some(*pause * 2))
-        .map(move |pause| pause.min(most))
+    std::iter::successors(Some(FIRST_PAUSE.min(most)), move |pause| Some((*pause * 2).min(most)))
 }

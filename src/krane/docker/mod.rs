@@ -3,6 +3,7 @@
 mod containers;
 mod monitor;
 mod networks;
+mod observe;
 
 use std::{
     collections::HashMap,

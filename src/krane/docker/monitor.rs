@@ -9,18 +9,17 @@ use std::{
 
 use bollard::{
     Docker,
-    container::LogOutput,
-    models::{
-        ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody, RestartPolicy,
-        RestartPolicyNameEnum,
-    },
-    query_parameters::{EventsOptionsBuilder, LogsOptionsBuilder},
+    models::{ContainerSummary, ContainerUpdateBody, RestartPolicy, RestartPolicyNameEnum},
+    query_parameters::EventsOptionsBuilder,
 };
 use futures::StreamExt;
 use launchway_proto::krane::v1::{DeploymentStatus, Instance};
 use launchway_workflows::ids::DeploymentId;
 
-use super::{Labels, list};
+use super::{
+    Labels, list,
+    observe::{Observed, observe},
+};
 use crate::krane::{
     probe::{Prober, pauses},
     table::{Instances, Table},
@@ -31,8 +30,6 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// Longest wait for the first probes of adopted instances.
 const FIRST_PROBES: Duration = Duration::from_secs(3);
 const PROBE_CHECK: Duration = Duration::from_millis(5);
-/// Log lines of an instance that ended.
-const TAIL: &str = "50";
 /// Restarts of an instance that had been ready, before it counts as ended.
 const RESTARTS: i64 = 10;
 
@@ -164,71 +161,62 @@ impl Monitor {
     }
 
     async fn publish(&self, id: &DeploymentId, containers: &[ContainerSummary]) {
-        let mut instances = Vec::with_capacity(containers.len());
-        for container in containers {
-            instances.push(self.instance(id, container).await);
-        }
+        let reading = containers.iter().map(|container| observe(&self.0.docker, container));
+        let observed = match futures::future::try_join_all(reading).await {
+            Ok(observed) => observed,
+            Err(error) => {
+                return tracing::warn!(deployment = %id, %error, "cannot read the instances");
+            }
+        };
+        let mut instances: Vec<Instance> = containers
+            .iter()
+            .zip(observed)
+            .filter_map(|(container, observed)| self.instance(id, container, observed))
+            .collect();
         instances.sort_by(|a, b| a.id.cmp(&b.id));
         let namespace = containers.first().and_then(Labels::namespace_of).unwrap_or_default();
         self.0.table.set(id, Instances { namespace, instances: Arc::new(instances) });
     }
 
-    async fn instance(&self, id: &DeploymentId, container: &ContainerSummary) -> Instance {
-        let name = name_of(container);
-        if container.state == Some(ContainerSummaryStateEnum::RUNNING) {
-            let address = address_of(container);
-            let key = format!("{}@{address}", container.id.as_deref().unwrap_or_default());
-            let probed = lock(&self.0.probed).get(&key).cloned().unwrap_or_default();
-            if !probed.ready && !address.is_empty() {
-                self.probe(id, container, key, address.clone());
+    fn instance(
+        &self,
+        deployment: &DeploymentId,
+        container: &ContainerSummary,
+        observed: Observed,
+    ) -> Option<Instance> {
+        let id = name_of(container);
+        match observed {
+            Observed::Gone => None,
+            Observed::Starting => {
+                let status = DeploymentStatus::Pending.into();
+                Some(Instance { id, status, ..Instance::default() })
             }
-            return Instance {
-                id: name,
-                address,
-                status: DeploymentStatus::Running.into(),
-                ready: probed.ready,
-                message: probed.message,
-                probe_attempts: probed.attempts,
+            Observed::Running { address } => {
+                let key = format!("{}@{address}", container.id.as_deref().unwrap_or_default());
+                let probed = lock(&self.0.probed).get(&key).cloned().unwrap_or_default();
+                if !probed.ready && !address.is_empty() {
+                    self.probe(deployment, container, key, address.clone());
+                }
+                Some(Instance {
+                    id,
+                    address,
+                    status: DeploymentStatus::Running.into(),
+                    ready: probed.ready,
+                    message: probed.message,
+                    probe_attempts: probed.attempts,
+                    ..Instance::default()
+                })
+            }
+            Observed::Ended { exit_code, error, oom_killed, tail } => Some(Instance {
+                id,
+                status: DeploymentStatus::Terminating.into(),
+                exit_code: Some(exit_code),
+                message: error,
+                oom_killed,
+                log_tail: tail,
                 ..Instance::default()
-            };
+            }),
         }
-        let created = container.state == Some(ContainerSummaryStateEnum::CREATED);
-        if created || container.state == Some(ContainerSummaryStateEnum::RESTARTING) {
-            let status = DeploymentStatus::Pending.into();
-            return Instance { id: name, status, ..Instance::default() };
-        }
-        self.ended(name, container).await
-    }
-
-    async fn ended(&self, name: String, container: &ContainerSummary) -> Instance {
-        let id = container.id.as_deref().unwrap_or_default();
-        let state =
-            self.0.docker.inspect_container(id, None).await.ok().and_then(|found| found.state);
-        let state = state.unwrap_or_default();
-        let exit_code = state.exit_code.and_then(|code| i32::try_from(code).ok());
-        Instance {
-            id: name,
-            status: DeploymentStatus::Terminating.into(),
-            exit_code: Some(exit_code.unwrap_or(-1)),
-            message: state.error.unwrap_or_default(),
-            oom_killed: state.oom_killed.unwrap_or_default(),
-            log_tail: self.tail(id).await,
-            ..Instance::default()
-        }
-    }
-
-    async fn tail(&self, id: &str) -> Vec<String> {
-        let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(TAIL).build();
-        let output: Vec<LogOutput> = self
-            .0
-            .docker
-            .logs(id, Some(options))
-            .filter_map(|line| async { line.ok() })
-            .collect()
-            .await;
-        let text: Vec<u8> =
-            output.into_iter().flat_map(|line| line.into_bytes().to_vec()).collect();
-        String::from_utf8_lossy(&text).lines().map(str::to_owned).collect()
     }
 
     /// Probes in the background until the instance is ready or gone.
@@ -301,15 +289,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn name_of(container: &ContainerSummary) -> String {
     let names = container.names.as_deref().unwrap_or_default();
     names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default()
-}
-
-/// The loopback address the engine has published the port at.
-fn address_of(container: &ContainerSummary) -> String {
-    let port = Labels::port(container);
-    let ports = container.ports.as_deref().unwrap_or_default();
-    ports
-        .iter()
-        .filter(|published| port.is_none_or(|port| published.private_port == port))
-        .find_map(|published| Some(format!("127.0.0.1:{}", published.public_port?)))
-        .unwrap_or_default()
 }
