@@ -7,3 +7,6 @@ mod progress;
 
 pub use docker::{DockerBuilder, engine_version};
 pub use platform::{Platform, PlatformError};
+
+#[cfg(test)]
+mod tests;

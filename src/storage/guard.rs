@@ -1,10 +1,23 @@
 //! What AWS refuses and s3s-fs does not: bodies without a length, over the
 //! limit, or other than the signed one.
 
-use std::{future::Future, pin::Pin};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
+use base64::Engine;
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, service::Service};
 use s3s::{Body, HttpError, service::S3Service};
+
+use super::verified::Verified;
+
+/// Carries the SHA-256 of the body, in base64.
+const CHECKSUM: &str = "x-amz-checksum-sha256";
 
 /// A service in front of the S3 service; cheap to clone.
 #[derive(Clone)]
@@ -52,8 +65,29 @@ impl Service<Request<Incoming>> for Guard {
             return Box::pin(async move { Ok(error(status, code, &message)) });
         }
         let inner = self.inner.clone();
-        Box::pin(async move { Service::call(&inner, request).await })
+        let Some(expected) = announced(&request) else {
+            return Box::pin(async move { inner.call(request.map(Body::from)).await });
+        };
+        let differs = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&differs);
+        let request =
+            request.map(|body| Body::http_body_unsync(Verified::new(body, expected, flag)));
+        Box::pin(async move {
+            let answer = inner.call(request).await?;
+            if differs.load(Ordering::Relaxed) {
+                let message = "the body's SHA-256 is not the announced one";
+                return Ok(error(StatusCode::BAD_REQUEST, "BadDigest", message));
+            }
+            Ok(answer)
+        })
     }
+}
+
+/// s3s-fs compares the hash only after it has put the file in its place, so
+/// that a refused body would replace the object.
+fn announced(request: &Request<Incoming>) -> Option<Vec<u8>> {
+    let text = request.headers().get(CHECKSUM).filter(|_| request.method() == Method::PUT)?;
+    base64::engine::general_purpose::STANDARD.decode(text).ok()
 }
 
 fn error(status: StatusCode, code: &str, message: &str) -> Response<Body> {

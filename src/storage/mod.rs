@@ -4,6 +4,9 @@
 mod client;
 mod embedded;
 mod guard;
+#[cfg(test)]
+mod tests;
+mod verified;
 
 pub use client::{PresignedPut, S3Storage, StorageError, StorageSettings};
 pub use embedded::{EmbeddedError, EmbeddedS3, EmbeddedSettings};
@@ -21,7 +24,7 @@ pub fn context_key(project: &ProjectId, sha256: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+mod key_tests {
     use super::*;
 
     /// Checklist 24, 25.
