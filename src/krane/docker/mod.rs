@@ -4,6 +4,8 @@ mod containers;
 mod monitor;
 mod networks;
 mod observe;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
