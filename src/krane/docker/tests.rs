@@ -131,7 +131,7 @@ async fn applying_again_changes_nothing_and_scaling_keeps_what_runs() {
     backend.delete(id).await.unwrap();
 }
 
-/// Checklist 7: an instance that ends is seen, not waited for.
+/// An instance that ends is seen, not waited for.
 #[tokio::test]
 async fn an_instance_that_exits_is_reported_with_code_and_output() {
     let owner = Owner::with_command("echo no database; exit 3");
@@ -179,7 +179,7 @@ async fn a_new_process_adopts_its_own_and_leaves_others_alone() {
     .await;
 }
 
-/// Checklist 11: limits are what was asked for, and little else is allowed.
+/// Checklist 81: limits are what was asked for, and little else is allowed.
 #[tokio::test]
 async fn containers_have_their_limits_and_few_rights() {
     let owner = Owner::with_command(SERVE);

@@ -51,7 +51,7 @@ async fn the_first_invocation_owns_the_row(store: &Store) {
     assert_eq!(store.owner_of(&id).await.unwrap(), Some(first));
 }
 
-/// Checklist 62: no write of a status without a guard.
+/// No write of a status without a guard.
 async fn a_settled_deployment_is_never_overwritten(store: &Store) {
     let id = create(store, "one").await;
     let owner = invocation("inv-1");
@@ -156,7 +156,7 @@ async fn keys_are_found_by_their_secret_only(store: &Store) {
     let key = store.api_key("lwk_secret").await.unwrap().unwrap();
     assert_eq!((key.role, key.workspace_id), (crate::store::Role::Deploy, workspace));
     assert!(store.api_key("lwk_secre").await.unwrap().is_none());
-    // Checklist 61: stored hashed.
+    // Stored hashed.
     let rows = sqlx::query("SELECT secret_sha256 FROM api_keys WHERE secret_sha256 LIKE '%lwk_%'");
     assert!(rows.fetch_all(&store.pool).await.unwrap().is_empty());
 }

@@ -141,7 +141,7 @@ async fn an_unwinding_attempt_cannot_commit(store: &Store) {
     assert!(commit(store, &plan, &owner).await.is_some());
 }
 
-/// Checklist 50: `a-b` + `c` and `a` + `b-c` give the same hostname.
+/// `a-b` + `c` and `a` + `b-c` give the same hostname.
 async fn a_name_belongs_to_its_first_owner(store: &Store) {
     let mut first = submission("one");
     (first.project, first.environment) = ("a-b".to_owned(), "c".to_owned());
