@@ -3,5 +3,6 @@
 pub mod core;
 pub mod failpoint;
 pub mod readiness;
+pub(crate) mod run;
 pub mod steps;
 pub mod undo;

@@ -1,6 +1,7 @@
 //! Resolves waits for readiness: watches the instances of every parked wait
 //! and tells Restate how it ended. Waits live in the database, so that a
 //! worker that was killed takes them up again.
+#![expect(clippy::disallowed_methods, reason = "a background task and a clock, not a handler")]
 
 use std::{
     collections::HashSet,
@@ -172,7 +173,6 @@ fn not_ready(wait: &ReadinessWait, last: &[Instance]) -> StepFailure {
 
 /// Milliseconds since the epoch. Never called from handler code, only from
 /// closures of steps and from background tasks.
-#[allow(clippy::disallowed_methods)]
 pub(crate) fn now_ms() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)

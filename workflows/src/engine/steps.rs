@@ -10,6 +10,7 @@ use tracing::Instrument;
 use super::{
     core::Core,
     failpoint::{self, Point},
+    run::bounded_run,
 };
 use crate::{
     error::{ErrorCode, StepError, StepFailure},
@@ -206,13 +207,8 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
         // SDK's macros otherwise (rust#100013).
         let closure: BoxFuture<'static, HandlerResult<Json<Verdict<T>>>> =
             Box::pin(recorded.execute(action).instrument(span));
-        let result = self
-            .ctx
-            .run(move || closure)
-            .name(step.name())
-            .retry_policy(limits.retry_policy())
-            .await;
-        match result {
+        let run = bounded_run!(self.ctx, step.name(), limits.retry_policy(), move || closure);
+        match run.await {
             Ok(Json(Verdict::Done(value))) => {
                 failpoint::reach(step, Point::Journaled).await;
                 Ok(value)
@@ -298,6 +294,7 @@ impl Recorded {
         }
     }
 
+    #[expect(clippy::disallowed_methods, reason = "inside a step's closure, not in a handler")]
     async fn cancel_requested(&self) {
         loop {
             tokio::time::sleep(CANCEL_POLL).await;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::deployment::{DeployRequest, DeploymentClient};
 use crate::{
-    engine::{core::Core, readiness::now_ms},
+    engine::{core::Core, readiness::now_ms, run::bounded_run},
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
     model::{BuildContext, BuildOptions, GitCommit, NewDeployment, RunOptions, Source, Submission},
     names::truncate_chars,
@@ -100,23 +100,20 @@ impl Deployments {
     ) -> HandlerResult<Json<CreatedDeployment>> {
         let invocation = InvocationId(ctx.invocation_id().to_owned());
         let core = Arc::clone(&self.core);
-        let Json(submission) = ctx
-            .run(move || async move {
-                let header_key = match &input.0.idempotency_key {
-                    Some(_) => None,
-                    None => core.invocations.idempotency_key(&invocation).await?,
-                };
-                let new = match validate(input.0, header_key, now_ms()) {
-                    Ok(new) => new,
-                    Err(reason) => {
-                        return Ok(Json(Submission::Refused { reason, conflict: false }));
-                    }
-                };
-                Ok(Json(core.store.create_deployment(&new).await?))
-            })
-            .name("insert-deployment")
-            .retry_policy(super::deployment::bounded_records())
-            .await?;
+        let Json(submission) = bounded_run!(ctx, "insert-deployment", move || async move {
+            let header_key = match &input.0.idempotency_key {
+                Some(_) => None,
+                None => core.invocations.idempotency_key(&invocation).await?,
+            };
+            let new = match validate(input.0, header_key, now_ms()) {
+                Ok(new) => new,
+                Err(reason) => {
+                    return Ok(Json(Submission::Refused { reason, conflict: false }));
+                }
+            };
+            Ok(Json(core.store.create_deployment(&new).await?))
+        })
+        .await?;
         match submission {
             Submission::Created { deployment_id } => {
                 let request =

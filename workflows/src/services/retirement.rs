@@ -6,7 +6,12 @@ use std::{str::FromStr, sync::Arc};
 
 use restate_sdk::prelude::*;
 
-use crate::{engine::core::Core, error::StepError, ids::DeploymentId, ports::Guarded};
+use crate::{
+    engine::{core::Core, run::bounded_run},
+    error::StepError,
+    ids::DeploymentId,
+    ports::Guarded,
+};
 
 /// Stops deployments that have lost their domains.
 pub struct Retirement {
@@ -50,10 +55,7 @@ impl Retirement {
         Fut: Future<Output = HandlerResult<bool>> + Send + 'static,
     {
         let (core, id) = (Arc::clone(&self.core), id.clone());
-        ctx.run(move || action(core, id))
-            .name(name)
-            .retry_policy(super::deployment::bounded_records())
-            .await
+        bounded_run!(ctx, name, move || action(core, id)).await
     }
 }
 

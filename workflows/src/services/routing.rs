@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{core::Core, steps::record_passed},
+    engine::{core::Core, run::bounded_run, steps::record_passed},
     error::{ErrorCode, StepFailure},
     ids::DeploymentId,
     model::{DomainClaim, Routed},
@@ -61,12 +61,10 @@ impl Routing {
         request: Json<AssignRequest>,
     ) -> HandlerResult<Json<Assigned>> {
         let core = Arc::clone(&self.core);
-        let assigned = ctx
-            .run(move || async move { Ok(Json(commit(&core, request.0).await?)) })
-            .name("commit-routes")
-            .retry_policy(super::deployment::bounded_records())
-            .await?;
-        Ok(assigned)
+        let assigned = bounded_run!(ctx, "commit-routes", move || async move {
+            Ok(Json(commit(&core, request.0).await?))
+        });
+        Ok(assigned.await?)
     }
 }
 

@@ -13,6 +13,7 @@ use crate::{
     engine::{
         core::Core,
         readiness::{ReadyVerdict, now_ms},
+        run::bounded_run,
         steps::record_passed,
     },
     error::{ErrorCode, StepFailure},
@@ -136,9 +137,7 @@ impl Waits {
         let (awakeable_id, decided) = ctx.awakeable::<Json<ReadyVerdict>>();
         let core = Arc::clone(&self.core);
         let (id, timeout) = (request.deployment_id.clone(), core.settings.ready_timeout);
-        ctx.run(move || park(core, awakeable_id, request, timeout))
-            .name("watch-instances")
-            .retry_policy(super::deployment::bounded_records())
+        bounded_run!(ctx, "watch-instances", move || park(core, awakeable_id, request, timeout))
             .await?;
         restate_sdk::select! {
             verdict = decided => Ok(verdict?),
@@ -159,15 +158,13 @@ impl Waits {
     ) -> Result<(), TerminalError> {
         let core = Arc::clone(&self.core);
         let (id, passed) = (request.deployment_id.clone(), request.passed.clone());
-        ctx.run(move || async move {
+        bounded_run!(ctx, "record-queued", move || async move {
             let Some(owner) = core.store.owner_of(&id).await? else { return Ok(()) };
             let run = StepRun { deployment_id: id, owner, step: Step::AcquireSlot };
             record_passed(&core, &run, &passed).await?;
             core.store.step_started(&run, Some(DeploymentStatus::Queued)).await?;
             Ok(())
         })
-        .name("record-queued")
-        .retry_policy(super::deployment::bounded_records())
         .await
     }
 }

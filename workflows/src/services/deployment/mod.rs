@@ -83,8 +83,6 @@ impl Deployment {
     }
 }
 
-pub(crate) use unwinding::bounded as bounded_records;
-
 fn key_of(ctx: &ObjectContext<'_>) -> Result<DeploymentId, TerminalError> {
     DeploymentId::from_str(ctx.key())
         .map_err(|error| TerminalError::new_with_code(400, error.to_string()))

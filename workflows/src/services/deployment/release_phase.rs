@@ -7,6 +7,7 @@ use crate::{
     domains,
     engine::{
         readiness::ReadyVerdict,
+        run::bounded_run,
         steps::{Done, StepLimits, Steps, Stop},
         undo::{Undo, Undos},
     },
@@ -141,13 +142,10 @@ async fn warn_only(steps: &Steps<'_, '_>, step: Step, result: Result<(), Stop>) 
     let warning = format!("{step} failed after the domains had moved: {}", failure.message);
     tracing::warn!(deployment = %steps.deployment_id(), %step, code = %failure.code, "{warning}");
     let (core, id) = (std::sync::Arc::clone(steps.core()), steps.deployment_id().clone());
-    let noted = steps
-        .ctx()
-        .run(move || async move { Ok(core.store.add_warning(&id, &warning).await?) })
-        .name("note-warning")
-        .retry_policy(super::unwinding::bounded())
-        .await;
-    if let Err(error) = noted {
+    let noted = bounded_run!(steps.ctx(), "note-warning", move || async move {
+        Ok(core.store.add_warning(&id, &warning).await?)
+    });
+    if let Err(error) = noted.await {
         tracing::warn!(deployment = %steps.deployment_id(), %error, "cannot note the warning");
     }
 }

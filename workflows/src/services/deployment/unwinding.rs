@@ -1,6 +1,6 @@
 //! Taking back what an attempt had started, whatever happens meanwhile.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use restate_sdk::prelude::*;
@@ -8,6 +8,7 @@ use restate_sdk::prelude::*;
 use crate::{
     engine::{
         core::Core,
+        run::bounded_run,
         steps::{Steps, Stop},
         undo::{Undo, Undos},
     },
@@ -23,16 +24,6 @@ use crate::{
 const CANCELLED: u16 = 409;
 /// Cancels absorbed during one undo: more than people send, and a bound.
 const MAX_CANCELS: u32 = 100;
-
-/// Bounds of an undo and of the records around it: about two minutes.
-pub(crate) fn bounded() -> RunRetryPolicy {
-    RunRetryPolicy::new()
-        .initial_delay(Duration::from_millis(100))
-        .exponentiation_factor(2.0)
-        .max_delay(Duration::from_secs(1))
-        .max_attempts(120)
-        .max_duration(Duration::from_secs(180))
-}
 
 /// Undoes and settles the row. `Some`: the commit point had been passed, so
 /// nothing was undone and the deployment goes on.
@@ -169,7 +160,7 @@ where
     let mut cancels = 0;
     loop {
         let future = action(Arc::clone(steps.core()), steps.deployment_id().clone(), steps.owner());
-        match steps.ctx().run(move || future).name(name).retry_policy(bounded()).await {
+        match bounded_run!(steps.ctx(), name, move || future).await {
             Err(error) if error.code() == CANCELLED && cancels < MAX_CANCELS => cancels += 1,
             result => return result,
         }
