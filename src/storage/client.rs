@@ -229,24 +229,18 @@ impl S3Storage {
         }
     }
 
-    /// Answers when the store does, at all three addresses.
-    ///
-    /// # Errors
-    /// The first address that does not, by its setting.
-    pub async fn check(&self) -> Result<(), StorageError> {
+    /// The addresses for uploader and builder that do not answer from here,
+    /// by their settings. It may be that only the other side reaches them.
+    pub async fn unreachable(&self) -> Vec<StorageError> {
+        let mut found = Vec::new();
         for (action, client) in [
-            ("reaching storage.url", &self.own),
             ("reaching storage.uploader_url", &self.uploader),
             ("reaching storage.builder_url", &self.builder),
         ] {
-            client
-                .head_bucket()
-                .bucket(&self.settings.bucket)
-                .send()
-                .await
-                .map_err(|error| failed(action, &error))?;
+            let head = client.head_bucket().bucket(&self.settings.bucket).send().await;
+            found.extend(head.err().map(|error| failed(action, &error)));
         }
-        Ok(())
+        found
     }
 }
 

@@ -112,7 +112,18 @@ impl Parts {
         Ok(store)
     }
 
-    pub(super) fn storage(&self) -> Result<S3Storage, SetupError> {
+    /// The store with its bucket; an address that others use and that does not
+    /// answer from here is only said.
+    pub(super) async fn ready_storage(&self) -> Result<S3Storage, SetupError> {
+        let storage = self.storage()?;
+        storage.ensure_bucket().await.map_err(SetupError::from)?;
+        for problem in storage.unreachable().await {
+            tracing::warn!(%problem, "uploads or builds may fail");
+        }
+        Ok(storage)
+    }
+
+    fn storage(&self) -> Result<S3Storage, SetupError> {
         let storage = &self.config.storage;
         let (access_key_id, secret_access_key) = if storage.embedded {
             (self.secrets.s3_access_key.clone(), self.secrets.s3_secret_key.clone())

@@ -115,8 +115,7 @@ async fn start_parts(
     if parts.config.storage.embedded {
         parts.start_embedded_s3().await?;
     }
-    let (store, storage) = (parts.store().await?, parts.storage()?);
-    storage.ensure_bucket().await.map_err(SetupError::from)?;
+    let (store, storage) = (parts.store().await?, parts.ready_storage().await?);
     parts.start_krane().await?;
     parts.start_control(&store, &storage).await?;
     parts.start_worker(&store, &storage).await?;
@@ -240,8 +239,7 @@ pub async fn serve(config: Config, roles: &[Role]) -> Result<(), SetupError> {
         parts.start_krane().await?;
     }
     if has(Role::Control) || has(Role::Worker) {
-        let (store, storage) = (parts.store().await?, parts.storage()?);
-        storage.ensure_bucket().await.map_err(SetupError::from)?;
+        let (store, storage) = (parts.store().await?, parts.ready_storage().await?);
         if has(Role::Control) {
             parts.start_control(&store, &storage).await?;
         }
