@@ -1,7 +1,7 @@
 //! Views of the database as messages of the API.
 
 use launchway_proto::ctrl::v1 as proto;
-use launchway_workflows::{error::StepFailure, status::DeploymentStatus};
+use launchway_workflows::{engine::undo::Undone, error::StepFailure, status::DeploymentStatus};
 
 use crate::{
     config::Gateway,
@@ -72,13 +72,13 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
         url,
         image_digest: view.image_digest.unwrap_or_default(),
         invocation_id: view.invocation_id.map(|id| id.0).unwrap_or_default(),
-        failure: view.failure.map(|cause| failure(cause, view.rolled_back)),
+        failure: view.failure.map(|cause| failure(cause, view.undone)),
         git_dirty: commit.dirty,
         warnings,
     }
 }
 
-fn failure(cause: StepFailure, rolled_back: Vec<String>) -> proto::Failure {
+fn failure(cause: StepFailure, undone: Vec<Undone>) -> proto::Failure {
     proto::Failure {
         step: cause.step.map(|step| step.to_string()).unwrap_or_default(),
         code: cause.code.to_string(),
@@ -86,7 +86,7 @@ fn failure(cause: StepFailure, rolled_back: Vec<String>) -> proto::Failure {
         log_tail: cause.log_tail,
         remedy: cause.code.remedy().to_owned(),
         exit_code: u32::from(cause.code.exit_code()),
-        rolled_back,
+        rolled_back: undone.into_iter().map(|undone| undone.note).collect(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use launchway_workflows::{
     ids::{DeploymentId, InvocationId},
-    model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, Routed, RunOptions, Source},
+    model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, RunOptions, Source},
     ports::{AttemptEnd, Guarded, RunInputs, StoreError},
     status::DeploymentStatus,
 };
@@ -117,33 +117,6 @@ impl Store {
         Ok(owner.flatten().map(InvocationId))
     }
 
-    /// See `begin_unwind` of the port.
-    pub(super) async fn close_commit(
-        &self,
-        id: &DeploymentId,
-        owner: &InvocationId,
-    ) -> Result<Option<Routed>> {
-        let mut tx = self.write().await?;
-        sqlx::query(
-            "UPDATE deployments SET unwinding = 1 WHERE id = $1 AND invocation_id = $2 AND routed IS NULL",
-        )
-        .bind(id.as_str())
-        .bind(owner.0.as_str())
-        .execute(&mut *tx)
-        .await
-        .map_err(database)?;
-        let row =
-            sqlx::query("SELECT routed FROM deployments WHERE id = $1 AND invocation_id = $2")
-                .bind(id.as_str())
-                .bind(owner.0.as_str())
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(database)?;
-        commit(tx).await?;
-        let routed = row.map(|row| get::<Option<String>>(&row, "routed")).transpose()?.flatten();
-        routed.map(|text| from_json(&text)).transpose()
-    }
-
     pub(super) async fn settle_attempt(
         &self,
         id: &DeploymentId,
@@ -153,10 +126,10 @@ impl Store {
         let mut tx = self.write().await?;
         let guarded = move_in(&mut tx, id, owner, end.status).await?;
         if guarded == Guarded::Applied {
-            sqlx::query("UPDATE deployments SET failure = $2, rolled_back = $3 WHERE id = $1")
+            sqlx::query("UPDATE deployments SET failure = $2, undone = $3 WHERE id = $1")
                 .bind(id.as_str())
                 .bind(json(&end.failure)?)
-                .bind(json(&end.rolled_back)?)
+                .bind(json(&end.undone)?)
                 .execute(&mut *tx)
                 .await
                 .map_err(database)?;
@@ -268,10 +241,10 @@ async fn close_steps(tx: &mut Tx, id: &DeploymentId, end: &AttemptEnd) -> Result
     Ok(())
 }
 
-async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<DeploymentPlan> {
+pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<DeploymentPlan> {
     let row = sqlx::query(
         "SELECT d.build_id, d.workspace_id, d.project_id, d.environment_id, d.branch, d.git_commit, \
-         d.content_hash, d.source, d.sequence, p.slug AS project_slug, e.slug AS environment_slug \
+         d.content_hash, d.source, d.sequence, p.slug AS project_slug, p.queue_policy, e.slug AS environment_slug \
          FROM deployments d JOIN projects p ON p.id = d.project_id \
          JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
     )
@@ -298,5 +271,6 @@ async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<DeploymentPlan> {
         content_hash: get(&row, "content_hash")?,
         source,
         sequence: get(&row, "sequence")?,
+        supersede_queued: get::<String>(&row, "queue_policy")? == "supersede-queued",
     })
 }

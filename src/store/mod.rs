@@ -12,6 +12,7 @@ mod steps;
 mod submissions;
 #[cfg(test)]
 mod suite;
+mod unwinding;
 mod views;
 mod waits;
 
@@ -25,6 +26,7 @@ use tokio::sync::{broadcast, watch};
 pub use keys::{ApiKey, Role};
 pub use open::OpenError;
 pub use routes::RouteRow;
+pub use unwinding::CancelRequest;
 pub use views::{BuildLogLine, DeploymentView, StepView};
 
 /// Changes that a slow watcher may lag behind before it must read afresh.

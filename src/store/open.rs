@@ -11,10 +11,14 @@ use tokio::sync::{broadcast, watch};
 
 use super::{CHANGE_BUFFER, Dialect, Store};
 
-const SQLITE: &[(i64, &str, &str)] =
-    &[(1, "start", include_str!("../../migrations/sqlite/0001_start.sql"))];
-const POSTGRES: &[(i64, &str, &str)] =
-    &[(1, "start", include_str!("../../migrations/postgres/0001_start.sql"))];
+const SQLITE: &[(i64, &str, &str)] = &[
+    (1, "start", include_str!("../../migrations/sqlite/0001_start.sql")),
+    (2, "attempts", include_str!("../../migrations/sqlite/0002_attempts.sql")),
+];
+const POSTGRES: &[(i64, &str, &str)] = &[
+    (1, "start", include_str!("../../migrations/postgres/0001_start.sql")),
+    (2, "attempts", include_str!("../../migrations/postgres/0002_attempts.sql")),
+];
 
 /// Readers of a busy control plane; writers of SQLite queue behind one another.
 const MAX_CONNECTIONS: u32 = 8;

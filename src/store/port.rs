@@ -2,12 +2,17 @@
 
 use async_trait::async_trait;
 use launchway_workflows::{
+    error::StepFailure,
     ids::{DeploymentId, InvocationId},
     model::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, NewDeployment, Routed, Submission,
     },
-    ports::{self, AttemptEnd, BuildEvent, Guarded, ReadinessWait, RunInputs, StepEnd, StepRun},
+    ports::{
+        self, AttemptEnd, BuildEvent, Guarded, LeftBehind, ReadinessWait, Retirable, RunInputs,
+        StepEnd, StepRun, UnwindStart,
+    },
     status::DeploymentStatus,
+    step::Step,
 };
 
 use super::{Result, Store};
@@ -43,8 +48,16 @@ impl ports::Store for Store {
         self.move_status(id, owner, to).await
     }
 
-    async fn step_started(&self, run: &StepRun, status: Option<DeploymentStatus>) -> Result<u32> {
+    async fn step_started(
+        &self,
+        run: &StepRun,
+        status: Option<DeploymentStatus>,
+    ) -> Result<Option<u32>> {
         self.start_step(run, status).await
+    }
+
+    async fn note_step(&self, id: &DeploymentId, step: Step, message: &str) -> Result<()> {
+        self.write_note(id, step, message).await
     }
 
     async fn step_ended(&self, run: &StepRun, end: &StepEnd) -> Result<()> {
@@ -76,8 +89,17 @@ impl ports::Store for Store {
         &self,
         id: &DeploymentId,
         owner: &InvocationId,
-    ) -> Result<Option<Routed>> {
-        self.close_commit(id, owner).await
+        cause: &StepFailure,
+    ) -> Result<UnwindStart> {
+        self.close_commit(id, owner, cause).await
+    }
+
+    async fn take_over(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<Option<LeftBehind>> {
+        self.take_left_behind(id, owner).await
     }
 
     async fn owner_of(&self, id: &DeploymentId) -> Result<Option<InvocationId>> {
@@ -113,19 +135,15 @@ impl ports::Store for Store {
         self.close_wait(awakeable_id).await
     }
 
-    async fn begin_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
-        self.start_retirement(id).await
+    async fn begin_retirement(&self, candidate: &Retirable) -> Result<Guarded> {
+        self.start_retirement(candidate).await
     }
 
     async fn finish_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
         self.end_retirement(id).await
     }
 
-    async fn retirement_candidates(
-        &self,
-        id: &DeploymentId,
-        keep: u32,
-    ) -> Result<Vec<DeploymentId>> {
+    async fn retirement_candidates(&self, id: &DeploymentId, keep: u32) -> Result<Vec<Retirable>> {
         self.find_retirable(id, keep).await
     }
 

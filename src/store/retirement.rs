@@ -1,17 +1,20 @@
 //! Retiring what only its own commit domain points to.
 
-use launchway_workflows::{ids::DeploymentId, ports::Guarded};
+use launchway_workflows::{
+    ids::DeploymentId,
+    ports::{Guarded, Retirable},
+};
 
-use super::{Result, Store, database, now_ms, parse};
+use super::{Result, Store, database, get, now_ms, parse};
 
 impl Store {
     pub(super) async fn find_retirable(
         &self,
         id: &DeploymentId,
         keep: u32,
-    ) -> Result<Vec<DeploymentId>> {
+    ) -> Result<Vec<Retirable>> {
         let rows = sqlx::query(
-            "SELECT o.id FROM deployments o JOIN deployments d ON d.environment_id = o.environment_id \
+            "SELECT o.id, o.retire_generation FROM deployments o JOIN deployments d ON d.environment_id = o.environment_id \
              WHERE d.id = $1 AND o.status = 'ready' AND o.sequence < d.sequence \
              ORDER BY o.sequence DESC",
         )
@@ -19,17 +22,27 @@ impl Store {
         .fetch_all(&self.pool)
         .await
         .map_err(database)?;
-        rows.iter().skip(keep as usize).map(|row| parse(row, "id")).collect()
+        rows.iter()
+            .skip(keep as usize)
+            .map(|row| {
+                Ok(Retirable {
+                    deployment_id: parse(row, "id")?,
+                    generation: get(row, "retire_generation")?,
+                })
+            })
+            .collect()
     }
 
-    pub(super) async fn start_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
+    pub(super) async fn start_retirement(&self, candidate: &Retirable) -> Result<Guarded> {
+        let id = &candidate.deployment_id;
         let begun = sqlx::query(
             "UPDATE deployments SET status = 'retiring', updated_at = $2 WHERE id = $1 \
-             AND (status = 'retiring' OR (status = 'ready' AND NOT EXISTS \
+             AND (status = 'retiring' OR (status = 'ready' AND retire_generation = $3 AND NOT EXISTS \
              (SELECT 1 FROM domains m WHERE m.deployment_id = $1 AND m.kind <> 'commit')))",
         )
         .bind(id.as_str())
         .bind(now_ms())
+        .bind(candidate.generation)
         .execute(&self.pool)
         .await
         .map_err(database)?;

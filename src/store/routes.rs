@@ -286,6 +286,12 @@ async fn make_live(
     candidate: &Candidate,
     previous: Option<&DeploymentId>,
 ) -> Result<()> {
+    sqlx::query("UPDATE deployments SET live_at = $2 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(now_ms())
+        .execute(&mut **tx)
+        .await
+        .map_err(database)?;
     sqlx::query(
         "UPDATE environments SET live_deployment_id = $2, live_sequence = $3 WHERE id = $1",
     )

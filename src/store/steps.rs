@@ -1,44 +1,81 @@
 //! What people see of steps: one row per step and attempt that really ran.
 
 use launchway_workflows::{
+    ids::DeploymentId,
     ports::{Guarded, StepEnd, StepRun},
     status::DeploymentStatus,
     step::Step,
 };
 
-use super::{Result, Store, attempts::move_in, commit, database, get, now_ms};
+use sqlx::Row;
+
+use super::{Result, Store, attempts::move_in, commit, database, now_ms};
 
 impl Store {
     pub(super) async fn start_step(
         &self,
         run: &StepRun,
         status: Option<DeploymentStatus>,
-    ) -> Result<u32> {
+    ) -> Result<Option<u32>> {
         let mut tx = self.write().await?;
+        // A new deployment is taken by its first step; a retried one by the
+        // first that really runs: those before it are copied, not executed.
+        let owned = sqlx::query(
+            "UPDATE deployments SET invocation_id = $2, updated_at = $3, stalled_since = NULL \
+             WHERE id = $1 AND (invocation_id = $2 OR status = 'retrying' \
+             OR (status = 'pending' AND invocation_id IS NULL))",
+        )
+        .bind(run.deployment_id.as_str())
+        .bind(run.owner.0.as_str())
+        .bind(now_ms())
+        .execute(&mut *tx)
+        .await
+        .map_err(database)?;
+        if owned.rows_affected() == 0 {
+            return Ok(None);
+        }
         if let Some(status) = status
             && move_in(&mut tx, &run.deployment_id, &run.owner, status).await? == Guarded::Lost
         {
-            // The commit point and the end of the attempt guard themselves.
-            tracing::debug!(deployment = %run.deployment_id, step = %run.step, %status, "status not moved");
+            return Ok(None);
         }
-        let row = sqlx::query(
+        let tries: i64 = sqlx::query(
             "INSERT INTO deployment_steps (deployment_id, attempt, step, position, status, tries, started_at) \
-             SELECT id, attempt, $3, $4, 'running', 1, $5 FROM deployments WHERE id = $1 AND invocation_id = $2 \
+             SELECT id, attempt, $2, $3, 'running', 1, $4 FROM deployments WHERE id = $1 \
              ON CONFLICT (deployment_id, attempt, step) DO UPDATE SET tries = deployment_steps.tries + 1, \
              status = 'running', ended_at = NULL RETURNING tries",
         )
         .bind(run.deployment_id.as_str())
-        .bind(run.owner.0.as_str())
         .bind(run.step.name())
         .bind(position(run.step))
         .bind(now_ms())
-        .fetch_optional(&mut *tx)
+        .fetch_one(&mut *tx)
         .await
+        .and_then(|row| row.try_get("tries"))
         .map_err(database)?;
-        let tries = row.map(|row| get::<i64>(&row, "tries")).transpose()?.unwrap_or(1);
         commit(tx).await?;
         self.changed(&run.deployment_id);
-        Ok(u32::try_from(tries).unwrap_or(u32::MAX))
+        Ok(Some(u32::try_from(tries).unwrap_or(u32::MAX)))
+    }
+
+    pub(super) async fn write_note(
+        &self,
+        id: &DeploymentId,
+        step: Step,
+        message: &str,
+    ) -> Result<()> {
+        sqlx::query(
+            "UPDATE deployment_steps SET message = $3 WHERE deployment_id = $1 AND step = $2 \
+             AND status = 'running' AND attempt = (SELECT attempt FROM deployments WHERE id = $1)",
+        )
+        .bind(id.as_str())
+        .bind(step.name())
+        .bind(message)
+        .execute(&self.pool)
+        .await
+        .map_err(database)?;
+        self.changed(id);
+        Ok(())
     }
 
     pub(super) async fn end_step(&self, run: &StepRun, end: &StepEnd) -> Result<()> {
@@ -50,22 +87,15 @@ impl Store {
             StepEnd::Cancelled => ("cancelled", "", None),
         };
         let ended_at = (status != "running").then(now_ms);
-        // A step made of calls has no start of its own where it never waited.
         sqlx::query(
-            "INSERT INTO deployment_steps (deployment_id, attempt, step, position, status, tries, \
-             started_at, ended_at, message, error_code, error_message) \
-             SELECT id, attempt, $3, $4, $5, 1, $6, $7, $8, $9, $10 FROM deployments \
-             WHERE id = $1 AND invocation_id = $2 \
-             ON CONFLICT (deployment_id, attempt, step) DO UPDATE SET status = excluded.status, \
-             ended_at = excluded.ended_at, message = excluded.message, \
-             error_code = excluded.error_code, error_message = excluded.error_message",
+            "UPDATE deployment_steps SET status = $4, ended_at = $5, message = $6, error_code = $7, \
+             error_message = $8 WHERE deployment_id = $1 AND step = $3 AND attempt = \
+             (SELECT attempt FROM deployments WHERE id = $1 AND invocation_id = $2)",
         )
         .bind(run.deployment_id.as_str())
         .bind(run.owner.0.as_str())
         .bind(run.step.name())
-        .bind(position(run.step))
         .bind(status)
-        .bind(now_ms())
         .bind(ended_at)
         .bind(message)
         .bind(failure.map(|failure| failure.code.name()))

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use launchway_workflows::{
+    engine::undo::Undone,
     error::StepFailure,
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
     model::{GitCommit, Routed, RunOptions},
@@ -37,7 +38,8 @@ pub struct DeploymentView {
     pub image_digest: Option<String>,
     pub routed: Option<Routed>,
     pub failure: Option<StepFailure>,
-    pub rolled_back: Vec<String>,
+    /// What the latest attempt took back.
+    pub undone: Vec<Undone>,
     pub warnings: Vec<String>,
     pub created_at: i64,
     pub updated_at: i64,
@@ -78,7 +80,7 @@ pub struct BuildLogLine {
 const DEPLOYMENT: &str = "SELECT d.id, d.workspace_id, d.project_id, p.slug AS project_slug, \
     d.environment_id, e.slug AS environment_slug, e.replicas, e.cpu_millicores, e.memory_mib, d.branch, \
     d.git_commit, d.build_id, d.run_options, d.status, d.attempt, d.invocation_id, d.image_reference, \
-    d.image_digest, d.routed, d.failure, d.rolled_back, d.created_at, d.updated_at FROM deployments d \
+    d.image_digest, d.routed, d.failure, d.undone, d.created_at, d.updated_at FROM deployments d \
     JOIN projects p ON p.id = d.project_id JOIN environments e ON e.id = d.environment_id";
 
 impl Store {
@@ -256,7 +258,7 @@ fn view(row: &AnyRow) -> Result<DeploymentView> {
         image_digest: get(row, "image_digest")?,
         routed: optional_json(row, "routed")?,
         failure: optional_json(row, "failure")?,
-        rolled_back: optional_json(row, "rolled_back")?.unwrap_or_default(),
+        undone: optional_json(row, "undone")?.unwrap_or_default(),
         warnings: Vec::new(),
         created_at: get(row, "created_at")?,
         updated_at: get(row, "updated_at")?,

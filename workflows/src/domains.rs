@@ -61,26 +61,13 @@ fn with_suffix(label: &str, of: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        ids::{BuildId, DeploymentId, EnvironmentId, ProjectId, WorkspaceId},
-        model::Source,
-    };
+    use crate::model::test_plan;
 
     fn plan(project: &str, branch: &str) -> DeploymentPlan {
         DeploymentPlan {
-            deployment_id: DeploymentId::generate(),
-            build_id: BuildId::generate(),
-            workspace_id: WorkspaceId::local(),
-            project_id: ProjectId::generate(),
             project_slug: project.to_owned(),
-            environment_id: EnvironmentId::generate(),
-            environment_slug: "preview".to_owned(),
-            production: false,
             branch: branch.to_owned(),
-            commit_sha: "0123456789abcdef".to_owned(),
-            content_hash: String::new(),
-            source: Source::DockerImage("hello".to_owned()),
-            sequence: 1,
+            ..test_plan()
         }
     }
 

@@ -75,6 +75,8 @@ error_codes! {
     Overtaken, "overtaken", exit 6, "Nothing to do: a newer attempt took over.";
     /// The deployment's row does not exist.
     DeploymentUnknown, "deployment-unknown", exit 9, "Submit the deployment through `Deployments/create` or the CLI.";
+    /// A newer deployment of the same branch took its place in the queue.
+    Superseded, "superseded", exit 6, "Nothing to do: the newer one has the newer source. `redeploy` builds this one anyway.";
     /// The deployment was cancelled.
     Cancelled, "cancelled", exit 5, "Deploy again, or `retry`.";
     /// The workflow ended without saying why.

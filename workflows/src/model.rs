@@ -165,6 +165,9 @@ pub struct DeploymentPlan {
     pub source: Source,
     /// Order of submission within the environment.
     pub sequence: i64,
+    /// A newer deployment of the same branch takes its place in the queue.
+    #[serde(default)]
+    pub supersede_queued: bool,
 }
 
 /// An image, once it exists.
@@ -268,6 +271,27 @@ pub struct Instance {
     pub log_tail: Vec<String>,
     /// Probes so far.
     pub probe_attempts: u32,
+}
+
+/// A plan for tests.
+#[cfg(test)]
+pub(crate) fn test_plan() -> DeploymentPlan {
+    DeploymentPlan {
+        deployment_id: DeploymentId::generate(),
+        build_id: BuildId::generate(),
+        workspace_id: WorkspaceId::local(),
+        project_id: ProjectId::generate(),
+        project_slug: "hello".to_owned(),
+        environment_id: EnvironmentId::generate(),
+        environment_slug: "preview".to_owned(),
+        production: false,
+        branch: "main".to_owned(),
+        commit_sha: "0123456789abcdef".to_owned(),
+        content_hash: String::new(),
+        source: Source::DockerImage("hello".to_owned()),
+        sequence: 1,
+        supersede_queued: true,
+    }
 }
 
 #[cfg(test)]

@@ -8,9 +8,12 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
+    engine::undo::{Started, Undone},
     error::{StepError, StepFailure},
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
     model::{
@@ -68,8 +71,33 @@ pub struct AttemptEnd {
     pub status: DeploymentStatus,
     /// What failed.
     pub failure: StepFailure,
-    /// One line per undo, for people.
-    pub rolled_back: Vec<String>,
+    /// What was taken back, newest effect first.
+    pub undone: Vec<Undone>,
+}
+
+/// Whether an attempt may be unwound.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "start", content = "value", rename_all = "kebab-case")]
+pub enum UnwindStart {
+    /// Yes: the way to the commit point is closed.
+    Begun,
+    /// The commit had already taken place; nothing was closed.
+    Committed(Routed),
+    /// The row is another invocation's.
+    NotOurs,
+}
+
+/// What an invocation that was killed has left.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftBehind {
+    /// What was being deployed.
+    pub plan: DeploymentPlan,
+    /// The steps of its attempt, in order.
+    pub started: Vec<Started>,
+    /// Why it was unwinding, if it was.
+    pub failure: Option<StepFailure>,
+    /// Somebody has asked for cancellation.
+    pub cancelling: bool,
 }
 
 /// The product's database.
@@ -102,12 +130,22 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Guarded, StoreError>;
 
     /// Records that a try of a step starts and moves the deployment to
-    /// `status` where one is given. Returns the number of this try, from 1.
+    /// `status` where one is given. Takes the row of a deployment that is being
+    /// retried. Returns the number of this try, from 1; `None`: the row is not
+    /// the owner's, or in a state that forbids it.
     async fn step_started(
         &self,
         run: &StepRun,
         status: Option<DeploymentStatus>,
-    ) -> Result<u32, StoreError>;
+    ) -> Result<Option<u32>, StoreError>;
+
+    /// Says more about a step that is running, for people.
+    async fn note_step(
+        &self,
+        id: &DeploymentId,
+        step: Step,
+        message: &str,
+    ) -> Result<(), StoreError>;
 
     /// Records how a try of a step ended.
     async fn step_ended(&self, run: &StepRun, end: &StepEnd) -> Result<(), StoreError>;
@@ -136,13 +174,21 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Option<Routed>, StoreError>;
 
     /// Closes the way to the commit point for the owner: from here on
-    /// `commit_routes` answers `None`, until the next `begin_attempt`. `Some`:
-    /// the commit had already taken place, and nothing was closed.
+    /// `commit_routes` answers `None`, until the next attempt. Notes why.
     async fn begin_unwind(
         &self,
         id: &DeploymentId,
         owner: &InvocationId,
-    ) -> Result<Option<Routed>, StoreError>;
+        cause: &StepFailure,
+    ) -> Result<UnwindStart, StoreError>;
+
+    /// Makes `owner` the owner of a deployment whose invocation was killed, to
+    /// unwind it. `None`: it is settled.
+    async fn take_over(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<Option<LeftBehind>, StoreError>;
 
     /// The invocation that owns the row, for callees that record for it.
     async fn owner_of(&self, id: &DeploymentId) -> Result<Option<InvocationId>, StoreError>;
@@ -172,8 +218,9 @@ pub trait Store: Send + Sync + 'static {
     async fn close_readiness_wait(&self, awakeable_id: &str) -> Result<(), StoreError>;
 
     /// Starts retirement (compare-and-set `ready → retiring`) unless a domain
-    /// other than its own commit domain points to the deployment.
-    async fn begin_retirement(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
+    /// other than its own commit domain points to the deployment, or it was
+    /// wanted again since the candidate was chosen.
+    async fn begin_retirement(&self, candidate: &Retirable) -> Result<Guarded, StoreError>;
 
     /// Ends it (`retiring → retired`).
     async fn finish_retirement(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
@@ -184,10 +231,19 @@ pub trait Store: Send + Sync + 'static {
         &self,
         id: &DeploymentId,
         keep: u32,
-    ) -> Result<Vec<DeploymentId>, StoreError>;
+    ) -> Result<Vec<Retirable>, StoreError>;
 
     /// Namespace (environment id) and service name a deployment runs under.
     async fn run_target(&self, id: &DeploymentId) -> Result<Option<String>, StoreError>;
+}
+
+/// A deployment that may retire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Retirable {
+    /// Which one.
+    pub deployment_id: DeploymentId,
+    /// Counts how often it was wanted again (rollback, promote).
+    pub generation: i64,
 }
 
 /// How and with which variables to run. Not journaled.

@@ -2,6 +2,7 @@
 //! were.
 
 use launchway_workflows::{
+    engine::undo::Undone,
     error::{ErrorCode, StepFailure},
     ids::WorkspaceId,
     ports::{
@@ -13,6 +14,7 @@ use launchway_workflows::{
 };
 
 use super::{Store, create, invocation, on_both_databases, status};
+use crate::store::CancelRequest;
 
 on_both_databases!(
     the_first_invocation_owns_the_row,
@@ -21,13 +23,19 @@ on_both_databases!(
     build_logs_resume_from_a_cursor,
     parked_waits_survive_and_repeat,
     keys_are_found_by_their_secret_only,
+    a_killed_attempt_is_taken_over_with_what_it_had_started,
+    cancel_is_asked_once_and_not_too_late,
 );
+
+fn undone() -> Undone {
+    Undone { step: Step::DeployToKrane, note: "stopped the instances".to_owned(), failed: false }
+}
 
 fn failed(code: ErrorCode) -> AttemptEnd {
     AttemptEnd {
         status: DeploymentStatus::Failed,
         failure: StepFailure::new(code, "what happened").at(Step::BuildImage),
-        rolled_back: vec!["stopped the instances".to_owned()],
+        undone: vec![undone()],
     }
 }
 
@@ -41,7 +49,8 @@ async fn the_first_invocation_owns_the_row(store: &Store) {
     let lost = store.transition(&id, &second, DeploymentStatus::Deploying).await.unwrap();
     assert_eq!(lost, Guarded::Lost);
     let run = StepRun { deployment_id: id.clone(), owner: second.clone(), step: Step::BuildImage };
-    store.step_started(&run, Some(DeploymentStatus::Building)).await.unwrap();
+    let building = Some(DeploymentStatus::Building);
+    assert_eq!(store.step_started(&run, building).await.unwrap(), None);
     assert_eq!(
         store.finish_attempt(&id, &second, &failed(ErrorCode::Internal)).await.unwrap(),
         Guarded::Lost
@@ -74,7 +83,7 @@ async fn a_settled_deployment_is_never_overwritten(store: &Store) {
     let shown = store.deployment(&WorkspaceId::local(), &id).await.unwrap().unwrap();
     assert_eq!(shown.status, DeploymentStatus::Failed);
     assert_eq!(shown.failure.unwrap().code, ErrorCode::BuildFailed);
-    assert_eq!(shown.rolled_back, ["stopped the instances"]);
+    assert_eq!(shown.undone, [undone()]);
 }
 
 async fn a_step_counts_its_tries_and_keeps_its_failure(store: &Store) {
@@ -83,10 +92,10 @@ async fn a_step_counts_its_tries_and_keeps_its_failure(store: &Store) {
     store.begin_attempt(&id, &owner).await.unwrap().unwrap();
     let run = StepRun { deployment_id: id.clone(), owner: owner.clone(), step: Step::BuildImage };
     let building = Some(DeploymentStatus::Building);
-    assert_eq!(store.step_started(&run, building).await.unwrap(), 1);
+    assert_eq!(store.step_started(&run, building).await.unwrap(), Some(1));
     let lost = StepFailure::new(ErrorCode::BuilderUnavailable, "gone");
     store.step_ended(&run, &StepEnd::WillRetry(lost)).await.unwrap();
-    assert_eq!(store.step_started(&run, building).await.unwrap(), 2);
+    assert_eq!(store.step_started(&run, building).await.unwrap(), Some(2));
     assert_eq!(status(store, &id).await, DeploymentStatus::Building);
     // The attempt ends while the step runs: the step has the failure.
     store.finish_attempt(&id, &owner, &failed(ErrorCode::BuildFailed)).await.unwrap();
@@ -159,4 +168,46 @@ async fn keys_are_found_by_their_secret_only(store: &Store) {
     // Stored hashed.
     let rows = sqlx::query("SELECT secret_sha256 FROM api_keys WHERE secret_sha256 LIKE '%lwk_%'");
     assert!(rows.fetch_all(&store.pool).await.unwrap().is_empty());
+}
+
+async fn a_killed_attempt_is_taken_over_with_what_it_had_started(store: &Store) {
+    let id = create(store, "one").await;
+    let (killed, unwinder) = (invocation("inv-1"), invocation("inv-2"));
+    store.begin_attempt(&id, &killed).await.unwrap().unwrap();
+    let step = |step| StepRun { deployment_id: id.clone(), owner: killed.clone(), step };
+    let deploying = Some(DeploymentStatus::Deploying);
+    store.step_started(&step(Step::LoadDeployment), None).await.unwrap();
+    store.step_ended(&step(Step::LoadDeployment), &StepEnd::Done).await.unwrap();
+    store.step_started(&step(Step::DeployToKrane), deploying).await.unwrap();
+    let left = store.take_over(&id, &unwinder).await.unwrap().unwrap();
+    let started: Vec<_> = left.started.iter().map(|known| (known.step, known.ended)).collect();
+    assert_eq!(started, [(Step::LoadDeployment, true), (Step::DeployToKrane, false)]);
+    assert_eq!((left.failure, left.cancelling), (None, false));
+    // The killed one comes back to nothing.
+    let again = store.step_started(&step(Step::DeployToKrane), deploying).await.unwrap();
+    assert_eq!(again, None);
+    let end = failed(ErrorCode::Interrupted);
+    assert_eq!(store.finish_attempt(&id, &unwinder, &end).await.unwrap(), Guarded::Applied);
+    assert!(store.take_over(&id, &unwinder).await.unwrap().is_none(), "it is settled");
+}
+
+async fn cancel_is_asked_once_and_not_too_late(store: &Store) {
+    let unstarted = create(store, "one").await;
+    assert_eq!(store.request_cancel(&unstarted).await.unwrap(), CancelRequest::Unstarted);
+    assert_eq!(store.request_cancel(&unstarted).await.unwrap(), CancelRequest::Already);
+    assert_eq!(status(store, &unstarted).await, DeploymentStatus::Cancelled);
+    let late = store.begin_attempt(&unstarted, &invocation("inv-1")).await.unwrap();
+    assert!(late.is_none(), "its workflow finds nothing to run");
+
+    let running = create(store, "two").await;
+    let owner = invocation("inv-2");
+    store.begin_attempt(&running, &owner).await.unwrap().unwrap();
+    for _ in 0..2 {
+        assert_eq!(store.request_cancel(&running).await.unwrap(), CancelRequest::Asked);
+    }
+    assert!(store.cancel_requested(&running).await.unwrap());
+    let end = failed(ErrorCode::BuildFailed);
+    store.finish_attempt(&running, &owner, &end).await.unwrap();
+    let late = store.request_cancel(&running).await.unwrap();
+    assert_eq!(late, CancelRequest::TooLate(DeploymentStatus::Failed));
 }

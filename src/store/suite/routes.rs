@@ -3,9 +3,10 @@
 
 use launchway_workflows::{
     domains::claims,
+    error::{ErrorCode, StepFailure},
     ids::DeploymentId,
     model::{DeploymentPlan, Routed},
-    ports::{Guarded, Store as _},
+    ports::{Guarded, Retirable, Store as _, UnwindStart},
     status::DeploymentStatus,
 };
 
@@ -127,17 +128,22 @@ async fn concurrent_commits_leave_the_newest_live(store: &Store) {
 /// Whichever of commit and unwind is first decides; never half of each.
 async fn an_unwinding_attempt_cannot_commit(store: &Store) {
     let (plan, owner) = routing(store, submission("one")).await;
-    assert_eq!(store.begin_unwind(&plan.deployment_id, &owner).await.unwrap(), None);
+    let cause = StepFailure::new(ErrorCode::NotReady, "not ready");
+    let begun = store.begin_unwind(&plan.deployment_id, &owner, &cause).await.unwrap();
+    assert_eq!(begun, UnwindStart::Begun);
     assert_eq!(commit(store, &plan, &owner).await, None);
     assert!(store.route_rows().await.unwrap().is_empty());
 
     let (plan, owner) = routing(store, submission("two")).await;
     let routed = commit(store, &plan, &owner).await.unwrap();
-    assert_eq!(store.begin_unwind(&plan.deployment_id, &owner).await.unwrap(), Some(routed));
+    let late = store.begin_unwind(&plan.deployment_id, &owner, &cause).await.unwrap();
+    assert_eq!(late, UnwindStart::Committed(routed));
 
     let (plan, owner) = routing(store, submission("three")).await;
     let stranger = super::invocation("inv-stranger");
     assert_eq!(commit(store, &plan, &stranger).await, None);
+    let foreign = store.begin_unwind(&plan.deployment_id, &stranger, &cause).await.unwrap();
+    assert_eq!(foreign, UnwindStart::NotOurs);
     assert!(commit(store, &plan, &owner).await.is_some());
 }
 
@@ -159,21 +165,25 @@ async fn a_name_belongs_to_its_first_owner(store: &Store) {
 async fn only_what_nothing_points_to_retires(store: &Store) {
     let (first, _) = live(store, "one").await;
     let id = &first.deployment_id;
-    assert_eq!(store.begin_retirement(id).await.unwrap(), Guarded::Lost, "it is live");
+    let candidate = Retirable { deployment_id: id.clone(), generation: 0 };
+    assert_eq!(store.begin_retirement(&candidate).await.unwrap(), Guarded::Lost, "it is live");
     let mut branch = submission("two");
     branch.branch = "feature".to_owned();
     let (second, owner) = routing(store, branch).await;
     commit(store, &second, &owner).await.unwrap();
-    let lost = store.begin_retirement(id).await.unwrap();
+    let lost = store.begin_retirement(&candidate).await.unwrap();
     assert_eq!(lost, Guarded::Lost, "its branch's domain points to it");
     let (third, _) = live(store, "three").await;
     let candidates = store.retirement_candidates(&third.deployment_id, 1).await.unwrap();
-    assert_eq!(candidates, std::slice::from_ref(id), "the newest previous one is kept");
+    assert_eq!(candidates, std::slice::from_ref(&candidate), "the newest previous one is kept");
+    let stale = Retirable { generation: -1, ..candidate.clone() };
+    let lost = store.begin_retirement(&stale).await.unwrap();
+    assert_eq!(lost, Guarded::Lost, "it was wanted again meanwhile");
     for _ in 0..2 {
-        assert_eq!(store.begin_retirement(id).await.unwrap(), Guarded::Applied);
+        assert_eq!(store.begin_retirement(&candidate).await.unwrap(), Guarded::Applied);
         assert_eq!(status(store, id).await, DeploymentStatus::Retiring);
     }
     assert_eq!(store.finish_retirement(id).await.unwrap(), Guarded::Applied);
     assert_eq!(status(store, id).await, DeploymentStatus::Retired);
-    assert_eq!(store.begin_retirement(id).await.unwrap(), Guarded::Lost);
+    assert_eq!(store.begin_retirement(&candidate).await.unwrap(), Guarded::Lost);
 }

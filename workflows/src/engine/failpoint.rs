@@ -11,6 +11,8 @@ use crate::step::Step;
 pub enum Point {
     /// Nothing has been done.
     Before,
+    /// The effect is under way.
+    During,
     /// The effect is there, the journal does not know it.
     Done,
     /// The journal knows it.
@@ -19,12 +21,13 @@ pub enum Point {
 
 impl Point {
     /// All points, in order.
-    pub const ALL: [Point; 3] = [Point::Before, Point::Done, Point::Journaled];
+    pub const ALL: [Point; 4] = [Point::Before, Point::During, Point::Done, Point::Journaled];
 
     /// The name in file names.
     pub fn name(self) -> &'static str {
         match self {
             Point::Before => "before",
+            Point::During => "during",
             Point::Done => "done",
             Point::Journaled => "journaled",
         }
@@ -46,3 +49,10 @@ pub(crate) async fn reach(step: Step, point: Point) {
 /// Returns at once.
 #[cfg(not(feature = "failpoints"))]
 pub(crate) async fn reach(_step: Step, _point: Point) {}
+
+/// The action itself, unless a test waits in its middle: then it goes on and
+/// its end is never seen.
+pub(crate) async fn during<T>(step: Step, action: impl Future<Output = T>) -> T {
+    let (ended, ()) = futures::future::join(action, reach(step, Point::During)).await;
+    ended
+}

@@ -37,6 +37,10 @@ pub enum Stop {
     Failed(StepFailure),
     /// Somebody cancelled.
     Cancelled,
+    /// A newer one took its place in the queue.
+    Superseded(DeploymentId),
+    /// The row is not this invocation's any more: nothing may be touched.
+    Overtaken,
 }
 
 impl Stop {
@@ -83,18 +87,19 @@ impl StepLimits {
 /// What a step's action did.
 pub struct Done<T> {
     value: T,
-    skipped: Option<String>,
+    /// `None`: the step goes on after this run.
+    end: Option<StepEnd>,
 }
 
 impl<T> Done<T> {
     /// Did its work.
     pub fn with(value: T) -> Self {
-        Self { value, skipped: None }
+        Self { value, end: Some(StepEnd::Done) }
     }
 
     /// Had nothing to do; `why` is shown.
     pub fn skipped(value: T, why: impl Into<String>) -> Self {
-        Self { value, skipped: Some(why.into()) }
+        Self { value, end: Some(StepEnd::Skipped(why.into())) }
     }
 }
 
@@ -103,9 +108,15 @@ impl<T> Done<T> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
 enum Verdict<T> {
-    Done(T),
+    Done {
+        value: T,
+        /// The step goes on after this run.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        open: bool,
+    },
     Failed(StepFailure),
     Cancelled,
+    Overtaken,
 }
 
 /// A try that failed and may be repeated; carries the failure through
@@ -166,15 +177,25 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
         InvocationId(self.ctx.invocation_id().to_owned())
     }
 
-    /// Notes that a step made of calls has ended; the next run records it.
-    pub fn passed(&self, step: Step) {
+    /// Begins a step whose work is a call of another service: recorded for
+    /// people, and journaled, so that a retry can begin at it.
+    ///
+    /// # Errors
+    /// [`Stop`] when the row is not this attempt's, or it was cancelled.
+    pub async fn begin(&self, step: Step, status: Option<DeploymentStatus>) -> Result<(), Stop> {
+        let begun = |_| async { Ok(Done { value: (), end: None }) };
+        self.run(step, status, StepLimits::CALL, begun).await
+    }
+
+    /// Notes that a begun step has ended; the next run records it.
+    pub async fn end(&self, step: Step) {
+        failpoint::reach(step, Point::Journaled).await;
         if let Ok(mut passed) = self.passed.lock() {
             passed.push(step);
         }
     }
 
-    /// Steps noted as passed and not recorded yet, for a callee that records.
-    pub fn take_passed(&self) -> Vec<Step> {
+    fn take_passed(&self) -> Vec<Step> {
         self.passed.lock().map(|mut passed| std::mem::take(&mut *passed)).unwrap_or_default()
     }
 
@@ -209,12 +230,15 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
             Box::pin(recorded.execute(action).instrument(span));
         let run = bounded_run!(self.ctx, step.name(), limits.retry_policy(), move || closure);
         match run.await {
-            Ok(Json(Verdict::Done(value))) => {
-                failpoint::reach(step, Point::Journaled).await;
+            Ok(Json(Verdict::Done { value, open })) => {
+                if !open {
+                    failpoint::reach(step, Point::Journaled).await;
+                }
                 Ok(value)
             }
             Ok(Json(Verdict::Failed(failure))) => Err(Stop::Failed(failure.at(step))),
             Ok(Json(Verdict::Cancelled)) => Err(Stop::Cancelled),
+            Ok(Json(Verdict::Overtaken)) => Err(Stop::Overtaken),
             Err(error) => Err(Stop::from_terminal(&error, step)),
         }
     }
@@ -236,24 +260,29 @@ impl Recorded {
         F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Done<T>, StepError>> + Send + 'static,
     {
-        record_passed(&self.core, &self.run, &self.passed).await?;
-        let tries = self.core.store.step_started(&self.run, self.status).await?;
+        for step in &self.passed {
+            let run = StepRun { step: *step, ..self.run.clone() };
+            self.core.store.step_ended(&run, &StepEnd::Done).await?;
+        }
+        let Some(tries) = self.core.store.step_started(&self.run, self.status).await? else {
+            tracing::warn!("the deployment is not this attempt's any more");
+            return Ok(Json(Verdict::Overtaken));
+        };
         tracing::info!(tries, "step starts");
         failpoint::reach(self.run.step, Point::Before).await;
         let outcome = self.outcome(action).await;
-        failpoint::reach(self.run.step, Point::Done).await;
         let (end, verdict) = match outcome {
-            Outcome::Cancelled => (StepEnd::Cancelled, Verdict::Cancelled),
+            Outcome::Cancelled => (Some(StepEnd::Cancelled), Verdict::Cancelled),
             Outcome::Ended(Ok(done)) => match oversized(&done.value) {
-                None => (
-                    done.skipped.map_or(StepEnd::Done, StepEnd::Skipped),
-                    Verdict::Done(done.value),
-                ),
-                Some(failure) => (StepEnd::Failed(failure.clone()), Verdict::Failed(failure)),
+                None => {
+                    let open = done.end.is_none();
+                    (done.end, Verdict::Done { value: done.value, open })
+                }
+                Some(failure) => (Some(StepEnd::Failed(failure.clone())), Verdict::Failed(failure)),
             },
             Outcome::Ended(Err(StepError::Permanent(failure))) => {
                 tracing::warn!(code = %failure.code, message = %failure.message, "step failed");
-                (StepEnd::Failed(failure.clone()), Verdict::Failed(failure))
+                (Some(StepEnd::Failed(failure.clone())), Verdict::Failed(failure))
             }
             Outcome::Ended(Err(StepError::Transient(failure))) => {
                 tracing::warn!(code = %failure.code, message = %failure.message, "step will be tried again");
@@ -261,7 +290,10 @@ impl Recorded {
                 return Err(Retryable(failure).into());
             }
         };
-        self.core.store.step_ended(&self.run, &end).await?;
+        if let Some(end) = end {
+            failpoint::reach(self.run.step, Point::Done).await;
+            self.core.store.step_ended(&self.run, &end).await?;
+        }
         Ok(Json(verdict))
     }
 
@@ -270,7 +302,8 @@ impl Recorded {
         F: FnOnce(Arc<Core>) -> Fut,
         Fut: Future<Output = Result<Done<T>, StepError>>,
     {
-        let timed = tokio::time::timeout(self.limits.time_limit, action(Arc::clone(&self.core)));
+        let action = failpoint::during(self.run.step, action(Arc::clone(&self.core)));
+        let timed = tokio::time::timeout(self.limits.time_limit, action);
         let ended = if self.limits.held {
             tokio::select! {
                 ended = timed => ended,
@@ -309,19 +342,6 @@ impl Recorded {
 enum Outcome<T> {
     Ended(Result<Done<T>, StepError>),
     Cancelled,
-}
-
-/// Records steps made of calls as done; the database decides when they began.
-pub(crate) async fn record_passed(
-    core: &Core,
-    run: &StepRun,
-    passed: &[Step],
-) -> Result<(), crate::ports::StoreError> {
-    for step in passed {
-        let run = StepRun { step: *step, ..run.clone() };
-        core.store.step_ended(&run, &StepEnd::Done).await?;
-    }
-    Ok(())
 }
 
 fn oversized<T: Serialize>(value: &T) -> Option<StepFailure> {

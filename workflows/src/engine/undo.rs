@@ -1,17 +1,16 @@
 //! Undos: data, registered before the action they undo, idempotent, bounded.
 
-use restate_sdk::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::{BuildId, WorkspaceId};
-
-/// The object state that holds the list, so that `unwind` can finish the job
-/// of an invocation that was killed.
-const STATE: &str = "undo";
+use crate::{
+    ids::{BuildId, WorkspaceId},
+    model::DeploymentPlan,
+    step::Step,
+};
 
 /// What takes back one effect.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "undo", rename_all = "kebab-case")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Undo {
     /// Gives back the build slot, or leaves the queue for one.
     ReleaseSlot {
@@ -30,7 +29,58 @@ pub enum Undo {
     },
 }
 
+/// What became of an undo, as recorded and shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Undone {
+    /// The step whose effect it takes back.
+    pub step: Step,
+    /// For people: what was done, or what is left behind.
+    pub note: String,
+    /// It failed: something is left behind.
+    #[serde(default)]
+    pub failed: bool,
+}
+
 impl Undo {
+    /// The undo of a step's effect, if it has one that must not stay.
+    pub fn of(step: Step, plan: &DeploymentPlan) -> Option<Self> {
+        match step {
+            Step::AcquireSlot => {
+                Some(Undo::ReleaseSlot { workspace_id: plan.workspace_id.clone() })
+            }
+            Step::BuildImage => Some(Undo::AbortBuild { build_id: plan.build_id.clone() }),
+            Step::DeployToKrane => {
+                Some(Undo::DeleteInstances { namespace: plan.environment_id.to_string() })
+            }
+            Step::LoadDeployment
+            | Step::PresignContext
+            | Step::ReleaseSlot
+            | Step::PushImage
+            | Step::AwaitReady
+            | Step::AssignDomains
+            | Step::ScrapeOpenapi
+            | Step::RetirePrevious => None,
+        }
+    }
+
+    /// The step after whose end there is nothing to take back any more.
+    fn settled_by(&self) -> Option<Step> {
+        match self {
+            Undo::AbortBuild { .. } => Some(Step::BuildImage),
+            // The message that gives the slot back follows the step's record.
+            Undo::ReleaseSlot { .. } | Undo::DeleteInstances { .. } => None,
+        }
+    }
+
+    /// The step whose effect it takes back.
+    pub fn step(&self) -> Step {
+        match self {
+            Undo::ReleaseSlot { .. } => Step::AcquireSlot,
+            Undo::AbortBuild { .. } => Step::BuildImage,
+            Undo::DeleteInstances { .. } => Step::DeployToKrane,
+        }
+    }
+
     /// The journal's name of it: `undo-` and the step.
     pub fn name(&self) -> &'static str {
         match self {
@@ -50,48 +100,85 @@ impl Undo {
     }
 }
 
+/// A step of an attempt, as its row says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Started {
+    /// Which one.
+    pub step: Step,
+    /// It is done or was skipped.
+    pub ended: bool,
+}
+
 /// The undos of one attempt, newest last.
+///
+/// They are not kept in the object's state: a restarted invocation replays its
+/// registrations into memory, but not its writes of state. What a killed
+/// invocation had started is read from the rows of its steps, which are written
+/// before each action.
 #[derive(Default)]
 pub struct Undos {
     list: Vec<Undo>,
 }
 
 impl Undos {
-    /// None yet; forgets what an earlier attempt left in the state.
-    pub fn fresh(ctx: &ObjectContext<'_>) -> Self {
-        ctx.clear(STATE);
-        Self::default()
+    /// What an invocation that was killed has to have undone.
+    pub fn of_started(plan: &DeploymentPlan, started: &[Started]) -> Self {
+        let ended = |step| started.iter().any(|known| known.step == step && known.ended);
+        let list = started
+            .iter()
+            .filter_map(|known| Undo::of(known.step, plan))
+            .filter(|undo| !undo.settled_by().is_some_and(ended))
+            .collect();
+        Self { list }
     }
 
-    /// What an invocation that was killed had registered.
-    ///
-    /// # Errors
-    /// The state cannot be read.
-    pub async fn of_killed(ctx: &ObjectContext<'_>) -> Result<Self, TerminalError> {
-        let list = ctx.get::<Json<Vec<Undo>>>(STATE).await?;
-        Ok(Self { list: list.map(|Json(list)| list).unwrap_or_default() })
+    /// Registers the undo of a step; call it before the action.
+    pub fn register(&mut self, step: Step, plan: &DeploymentPlan) {
+        self.list.extend(Undo::of(step, plan));
     }
 
-    /// Registers an undo; call it before the action.
-    pub fn register(&mut self, ctx: &ObjectContext<'_>, undo: Undo) {
-        self.list.push(undo);
-        ctx.set(STATE, Json(self.list.clone()));
-    }
-
-    /// Forgets an undo whose effect was taken back in the normal course.
-    pub fn settle(&mut self, ctx: &ObjectContext<'_>, matches: impl Fn(&Undo) -> bool) {
-        self.list.retain(|undo| !matches(undo));
-        ctx.set(STATE, Json(self.list.clone()));
+    /// Forgets the undo of a step whose effect has ended in the normal course.
+    pub fn settle(&mut self, step: Step) {
+        self.list.retain(|undo| undo.step() != step);
     }
 
     /// Past the commit point there is nothing to take back.
-    pub fn clear(&mut self, ctx: &ObjectContext<'_>) {
+    pub fn clear(&mut self) {
         self.list.clear();
-        ctx.clear(STATE);
     }
 
     /// Newest first.
     pub fn newest_first(&self) -> impl Iterator<Item = &Undo> {
         self.list.iter().rev()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::test_plan;
+
+    fn steps(started: &[(Step, bool)]) -> Vec<Step> {
+        let started: Vec<_> =
+            started.iter().map(|(step, ended)| Started { step: *step, ended: *ended }).collect();
+        Undos::of_started(&test_plan(), &started).newest_first().map(Undo::step).collect()
+    }
+
+    #[test]
+    fn a_killed_attempt_undoes_what_it_had_started_and_not_ended() {
+        assert_eq!(steps(&[(Step::LoadDeployment, true)]), []);
+        let building =
+            [(Step::AcquireSlot, true), (Step::PresignContext, true), (Step::BuildImage, false)];
+        assert_eq!(steps(&building), [Step::BuildImage, Step::AcquireSlot]);
+        let running = [
+            (Step::AcquireSlot, true),
+            (Step::BuildImage, true),
+            (Step::ReleaseSlot, true),
+            (Step::DeployToKrane, true),
+            (Step::AwaitReady, false),
+        ];
+        assert_eq!(steps(&running), [Step::DeployToKrane, Step::AcquireSlot]);
+        // A retry that began at a later step has rows of that only.
+        assert_eq!(steps(&[(Step::AssignDomains, false)]), []);
     }
 }

@@ -7,7 +7,10 @@ use restate_sdk::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::ids::DeploymentId;
+use crate::{
+    ids::{DeploymentId, EnvironmentId},
+    model::DeploymentPlan,
+};
 
 const STATE: &str = "slots";
 /// After this many grants to production in a row, the oldest waiter goes
@@ -19,14 +22,57 @@ const PRODUCTION_RUN: u32 = 3;
 pub struct AcquireRequest {
     /// Who wants the slot.
     pub deployment_id: DeploymentId,
-    /// Completed with a [`SlotGrant`] once a slot is free.
+    /// Completed with a [`SlotDecision`].
     pub awakeable_id: String,
+    /// Older waiters of the same stream lose their place to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<BuildStream>,
     /// Production goes first.
     pub production: bool,
     /// Concurrent builds of the workspace.
     pub limit: u32,
     /// After this the slot is taken back, in milliseconds.
     pub lease_ms: u64,
+}
+
+/// Deployments of one branch in one environment, of which only the newest in
+/// the queue matters. A build that runs is never ended for a newer one: under
+/// frequent pushes nothing would ever finish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BuildStream {
+    /// The environment, and so the project.
+    pub environment_id: EnvironmentId,
+    /// The branch.
+    pub branch: String,
+    /// Order of submission.
+    pub sequence: i64,
+}
+
+impl BuildStream {
+    /// `None` where the project's policy is to build everything.
+    pub fn of(plan: &DeploymentPlan) -> Option<Self> {
+        plan.supersede_queued.then(|| Self {
+            environment_id: plan.environment_id.clone(),
+            branch: plan.branch.clone(),
+            sequence: plan.sequence,
+        })
+    }
+
+    fn supersedes(&self, other: &Self) -> bool {
+        self.environment_id == other.environment_id
+            && self.branch == other.branch
+            && self.sequence > other.sequence
+    }
+}
+
+/// What a waiter is told.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "decision", content = "value", rename_all = "snake_case")]
+pub enum SlotDecision {
+    /// The slot is held from now on.
+    Granted(SlotGrant),
+    /// A newer deployment took the place.
+    Superseded(DeploymentId),
 }
 
 /// Output of `acquire`.
@@ -90,6 +136,17 @@ impl Slots {
         }
         self.waiters.push(request);
         Acquired::Queued(u32::try_from(self.waiters.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Takes out the waiters that a newer one makes useless.
+    fn supersede(&mut self, newer: &AcquireRequest) -> Vec<AcquireRequest> {
+        let Some(stream) = &newer.stream else { return Vec::new() };
+        let stale = |waiter: &AcquireRequest| {
+            waiter.stream.as_ref().is_some_and(|other| stream.supersedes(other))
+        };
+        let (superseded, waiters) = std::mem::take(&mut self.waiters).into_iter().partition(stale);
+        self.waiters = waiters;
+        superseded
     }
 
     fn release(&mut self, id: &DeploymentId) -> Vec<Granted> {
@@ -157,6 +214,10 @@ impl BuildSlots {
     ) -> HandlerResult<Json<Acquired>> {
         let mut slots = load(&ctx).await?;
         let Json(request) = request;
+        for stale in slots.supersede(&request) {
+            let decision = SlotDecision::Superseded(request.deployment_id.clone());
+            ctx.resolve_awakeable(&stale.awakeable_id, Json(decision));
+        }
         let acquired = slots.acquire(request.clone());
         if let Acquired::Granted(grant) = &acquired {
             schedule_expiry(&ctx, &request, *grant);
@@ -192,7 +253,7 @@ async fn load(ctx: &ObjectContext<'_>) -> Result<Slots, TerminalError> {
 
 fn announce(ctx: &ObjectContext<'_>, granted: Vec<Granted>) {
     for Granted { to, grant } in granted {
-        ctx.resolve_awakeable(&to.awakeable_id, Json(grant));
+        ctx.resolve_awakeable(&to.awakeable_id, Json(SlotDecision::Granted(grant)));
         schedule_expiry(ctx, &to, grant);
     }
 }
@@ -213,6 +274,7 @@ mod tests {
             deployment_id: id.clone(),
             awakeable_id: format!("wait-{id}"),
             production,
+            stream: None,
             limit: 1,
             lease_ms: 1000,
         }
@@ -272,6 +334,35 @@ mod tests {
             order.push(granted[0].to.production);
         }
         assert_eq!(order, [true, true, true, false, true]);
+    }
+
+    #[test]
+    fn a_newer_deployment_takes_the_place_of_queued_ones_of_its_branch_only() {
+        let (mut slots, _) = full();
+        let environment_id = EnvironmentId::generate();
+        let mut wait = |branch: &str, sequence| {
+            let request = AcquireRequest {
+                stream: Some(BuildStream {
+                    environment_id: environment_id.clone(),
+                    branch: branch.to_owned(),
+                    sequence,
+                }),
+                ..request(&DeploymentId::generate(), false)
+            };
+            let superseded = slots.supersede(&request);
+            slots.acquire(request.clone());
+            (request, superseded)
+        };
+        let (older, none) = wait("main", 1);
+        assert!(none.is_empty());
+        assert!(wait("feature", 2).1.is_empty(), "another branch");
+        let (newer, superseded) = wait("main", 4);
+        assert_eq!(superseded.len(), 1);
+        assert_eq!(superseded[0].deployment_id, older.deployment_id);
+        assert!(wait("main", 3).1.is_empty(), "an older one that is retried late");
+        let waiting: Vec<_> = slots.waiters.iter().map(|waiter| &waiter.deployment_id).collect();
+        assert!(waiting.contains(&&newer.deployment_id));
+        assert_eq!(waiting.len(), 3);
     }
 
     #[test]

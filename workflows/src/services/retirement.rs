@@ -10,7 +10,7 @@ use crate::{
     engine::{core::Core, run::bounded_run},
     error::StepError,
     ids::DeploymentId,
-    ports::Guarded,
+    ports::{Guarded, Retirable},
 };
 
 /// Stops deployments that have lost their domains.
@@ -30,9 +30,15 @@ impl Retirement {
     /// Sent with a delay, in which open requests drain. Does nothing when a
     /// domain has come back meanwhile.
     #[handler]
-    async fn retire(&self, ctx: ObjectContext<'_>) -> HandlerResult<()> {
+    async fn retire(
+        &self,
+        ctx: ObjectContext<'_>,
+        candidate: Json<Retirable>,
+    ) -> HandlerResult<()> {
         let id = DeploymentId::from_str(ctx.key())
             .map_err(|error| TerminalError::new_with_code(400, error.to_string()))?;
+        let Json(candidate) = candidate;
+        let begin = move |core, _| begin(core, candidate);
         let begun = self.run(&ctx, "begin-retirement", &id, begin).await?;
         if begun {
             self.run(&ctx, "stop-instances", &id, stop).await?;
@@ -60,8 +66,8 @@ impl Retirement {
 }
 
 /// From here on the commit domain answers "retired".
-async fn begin(core: Arc<Core>, id: DeploymentId) -> HandlerResult<bool> {
-    let begun = core.store.begin_retirement(&id).await? == Guarded::Applied;
+async fn begin(core: Arc<Core>, candidate: Retirable) -> HandlerResult<bool> {
+    let begun = core.store.begin_retirement(&candidate).await? == Guarded::Applied;
     if begun {
         core.announcer.announce().await;
     }

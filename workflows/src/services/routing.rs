@@ -8,12 +8,15 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    engine::{core::Core, run::bounded_run, steps::record_passed},
+    engine::{
+        core::Core,
+        failpoint::{self, Point},
+        run::bounded_run,
+    },
     error::{ErrorCode, StepFailure},
     ids::DeploymentId,
     model::{DomainClaim, Routed},
     ports::{StepEnd, StepRun, StoreError},
-    status::DeploymentStatus,
     step::Step,
 };
 
@@ -24,9 +27,6 @@ pub struct AssignRequest {
     pub deployment_id: DeploymentId,
     /// Which ones.
     pub claims: Vec<DomainClaim>,
-    /// Steps to record as done.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub passed: Vec<Step>,
 }
 
 /// Output of `assign`.
@@ -72,8 +72,6 @@ async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StoreEr
     let id = request.deployment_id;
     let Some(owner) = core.store.owner_of(&id).await? else { return Ok(refused(&id)) };
     let run = StepRun { deployment_id: id.clone(), owner, step: Step::AssignDomains };
-    record_passed(core, &run, &request.passed).await?;
-    core.store.step_started(&run, Some(DeploymentStatus::Routing)).await?;
     let Some(routed) = core.store.commit_routes(&id, &run.owner, &request.claims).await? else {
         let refused = refused(&id);
         if let Assigned::Failed(failure) = &refused {
@@ -81,6 +79,7 @@ async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StoreEr
         }
         return Ok(refused);
     };
+    failpoint::reach(Step::AssignDomains, Point::Done).await;
     core.store.step_ended(&run, &StepEnd::Done).await?;
     // The routes are committed; gateways that are away catch up by themselves.
     core.announcer.announce().await;

@@ -8,18 +8,19 @@ use restate_sdk::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::build_slots::{AcquireRequest, Acquired, BuildSlotsClient, SlotGrant, SlotHolder};
+use super::build_slots::{
+    AcquireRequest, Acquired, BuildSlotsClient, BuildStream, SlotDecision, SlotGrant, SlotHolder,
+};
 use crate::{
     engine::{
         core::Core,
+        failpoint::{self, Point},
         readiness::{ReadyVerdict, now_ms},
         run::bounded_run,
-        steps::record_passed,
     },
     error::{ErrorCode, StepFailure},
     ids::{DeploymentId, WorkspaceId},
-    ports::{ReadinessWait, StepRun},
-    status::DeploymentStatus,
+    ports::ReadinessWait,
     step::Step,
 };
 
@@ -37,9 +38,9 @@ pub struct SlotRequest {
     pub deployment_id: DeploymentId,
     /// Production goes first.
     pub production: bool,
-    /// Steps to record as done.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub passed: Vec<Step>,
+    /// Which others in the queue it may take the place of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<BuildStream>,
 }
 
 /// Output of `slot`.
@@ -48,17 +49,10 @@ pub struct SlotRequest {
 pub enum SlotVerdict {
     /// The slot is held.
     Granted(SlotGrant),
+    /// This newer deployment took the place.
+    Superseded(DeploymentId),
     /// None became free in time.
     Failed(StepFailure),
-}
-
-impl SlotVerdict {
-    pub(crate) fn into_result(self) -> Result<SlotGrant, StepFailure> {
-        match self {
-            SlotVerdict::Granted(grant) => Ok(grant),
-            SlotVerdict::Failed(failure) => Err(failure.at(Step::AcquireSlot)),
-        }
-    }
 }
 
 /// Input of `ready`.
@@ -93,25 +87,33 @@ impl Waits {
     ) -> HandlerResult<Json<SlotVerdict>> {
         let Json(request) = request;
         let settings = &self.core.settings;
-        let (awakeable_id, granted) = ctx.awakeable::<Json<SlotGrant>>();
+        let (awakeable_id, decided) = ctx.awakeable::<Json<SlotDecision>>();
         let acquire = AcquireRequest {
             deployment_id: request.deployment_id.clone(),
             awakeable_id,
             production: request.production,
+            stream: request.stream.clone(),
             limit: settings.build_concurrency,
             lease_ms: millis(settings.build_time_limit + LEASE_MARGIN),
         };
         let slots = || ctx.object_client::<BuildSlotsClient>(request.workspace_id.as_str());
-        if let Json(Acquired::Granted(grant)) = slots().acquire(Json(acquire)).call().await? {
-            return Ok(Json(SlotVerdict::Granted(grant)));
-        }
-        self.record_queued(&ctx, &request).await?;
+        let position = match slots().acquire(Json(acquire)).call().await? {
+            Json(Acquired::Granted(grant)) => {
+                failpoint::reach(Step::AcquireSlot, Point::Done).await;
+                return Ok(Json(SlotVerdict::Granted(grant)));
+            }
+            Json(Acquired::Queued(position)) => position,
+        };
+        self.note_position(&ctx, &request.deployment_id, position).await?;
         let leave = || {
             let holder = SlotHolder { deployment_id: request.deployment_id.clone() };
             slots().release(Json(holder)).send();
         };
         restate_sdk::select! {
-            grant = granted => Ok(Json(SlotVerdict::Granted(grant?.0))),
+            decision = decided => match decision?.0 {
+                SlotDecision::Granted(grant) => Ok(Json(SlotVerdict::Granted(grant))),
+                SlotDecision::Superseded(by) => Ok(Json(SlotVerdict::Superseded(by))),
+            },
             _ = ctx.sleep(settings.queue_time_limit) => {
                 leave();
                 let limit = settings.queue_time_limit.as_secs();
@@ -140,7 +142,11 @@ impl Waits {
         bounded_run!(ctx, "watch-instances", move || park(core, awakeable_id, request, timeout))
             .await?;
         restate_sdk::select! {
-            verdict = decided => Ok(verdict?),
+            verdict = decided => {
+                let verdict = verdict?;
+                failpoint::reach(Step::AwaitReady, Point::Done).await;
+                Ok(verdict)
+            },
             _ = ctx.sleep(timeout + TIMER_MARGIN) => {
                 let message = format!("deployment `{id}` was not ready within {} s", timeout.as_secs());
                 Ok(Json(ReadyVerdict::Failed(StepFailure::new(ErrorCode::NotReady, message))))
@@ -151,19 +157,18 @@ impl Waits {
 
 impl Waits {
     /// Only a deployment that really waits pays for a record of it.
-    async fn record_queued(
+    async fn note_position(
         &self,
         ctx: &Context<'_>,
-        request: &SlotRequest,
+        id: &DeploymentId,
+        position: u32,
     ) -> Result<(), TerminalError> {
-        let core = Arc::clone(&self.core);
-        let (id, passed) = (request.deployment_id.clone(), request.passed.clone());
-        bounded_run!(ctx, "record-queued", move || async move {
-            let Some(owner) = core.store.owner_of(&id).await? else { return Ok(()) };
-            let run = StepRun { deployment_id: id, owner, step: Step::AcquireSlot };
-            record_passed(&core, &run, &passed).await?;
-            core.store.step_started(&run, Some(DeploymentStatus::Queued)).await?;
-            Ok(())
+        let (core, id) = (Arc::clone(&self.core), id.clone());
+        let limit = core.settings.build_concurrency;
+        bounded_run!(ctx, "note-position", move || async move {
+            let message =
+                format!("position {position} in the queue: {limit} of {limit} builds run");
+            Ok(core.store.note_step(&id, Step::AcquireSlot, &message).await?)
         })
         .await
     }
@@ -179,10 +184,6 @@ async fn park(
 ) -> HandlerResult<()> {
     let id = request.deployment_id;
     let inputs = core.store.run_inputs(&id).await?;
-    if let Some(owner) = core.store.owner_of(&id).await? {
-        let run = StepRun { deployment_id: id.clone(), owner, step: Step::AwaitReady };
-        core.store.step_started(&run, Some(DeploymentStatus::Checking)).await?;
-    }
     let wait = ReadinessWait {
         awakeable_id,
         deployment_id: id,

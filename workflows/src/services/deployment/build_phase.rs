@@ -10,16 +10,17 @@ use tokio::sync::mpsc;
 use crate::{
     engine::{
         core::Core,
+        failpoint::{self, Point},
         steps::{Done, StepLimits, Steps, Stop},
-        undo::{Undo, Undos},
+        undo::Undos,
     },
     error::{ErrorCode, StepError},
     ids::DeploymentId,
     model::{BuildContext, BuiltImage, DeploymentPlan, Source},
     ports::{BuildEvent, BuildSpec, Push},
     services::{
-        build_slots::{BuildSlotsClient, SlotHolder},
-        waits::{SlotRequest, WaitsClient},
+        build_slots::{BuildSlotsClient, BuildStream, SlotHolder},
+        waits::{SlotRequest, SlotVerdict, WaitsClient},
     },
     status::DeploymentStatus,
     step::Step,
@@ -46,7 +47,7 @@ pub(super) async fn image_of(
     acquire_slot(steps, undos, plan).await?;
     presign_context(steps, plan, context).await?;
     let image = build_image(steps, undos, plan, context).await?;
-    release_slot(steps, undos, plan);
+    release_slot(steps, undos, plan).await?;
     push_image(steps, image).await
 }
 
@@ -55,19 +56,24 @@ async fn acquire_slot(
     undos: &mut Undos,
     plan: &DeploymentPlan,
 ) -> Result<(), Stop> {
-    undos.register(steps.ctx(), Undo::ReleaseSlot { workspace_id: plan.workspace_id.clone() });
+    undos.register(Step::AcquireSlot, plan);
+    steps.begin(Step::AcquireSlot, Some(DeploymentStatus::Queued)).await?;
     let request = SlotRequest {
         workspace_id: plan.workspace_id.clone(),
         deployment_id: plan.deployment_id.clone(),
         production: plan.production,
-        passed: steps.take_passed(),
+        stream: BuildStream::of(plan),
     };
     let acquired = steps.ctx().service_client::<WaitsClient>().slot(Json(request)).call().await;
     match acquired {
-        Ok(Json(verdict)) => verdict.into_result().map_err(Stop::Failed)?,
+        Ok(Json(SlotVerdict::Granted(_))) => {}
+        Ok(Json(SlotVerdict::Superseded(by))) => return Err(Stop::Superseded(by)),
+        Ok(Json(SlotVerdict::Failed(failure))) => {
+            return Err(Stop::Failed(failure.at(Step::AcquireSlot)));
+        }
         Err(error) => return Err(Stop::from_terminal(&error, Step::AcquireSlot)),
-    };
-    steps.passed(Step::AcquireSlot);
+    }
+    steps.end(Step::AcquireSlot).await;
     Ok(())
 }
 
@@ -105,7 +111,7 @@ async fn build_image(
     plan: &DeploymentPlan,
     context: &BuildContext,
 ) -> Result<BuiltImage, Stop> {
-    undos.register(steps.ctx(), Undo::AbortBuild { build_id: plan.build_id.clone() });
+    undos.register(Step::BuildImage, plan);
     let limits = StepLimits::held(steps.core().settings.build_time_limit);
     let (plan, context) = (plan.clone(), context.clone());
     let image = steps
@@ -116,7 +122,7 @@ async fn build_image(
             Ok(Done::with(image))
         })
         .await?;
-    undos.settle(steps.ctx(), |undo| matches!(undo, Undo::AbortBuild { .. }));
+    undos.settle(Step::BuildImage);
     Ok(image)
 }
 
@@ -174,15 +180,19 @@ async fn write_log(core: Arc<Core>, id: DeploymentId, mut events: mpsc::Receiver
 }
 
 /// One-way: nobody has to wait for the slot to be free.
-fn release_slot(steps: &Steps<'_, '_>, undos: &mut Undos, plan: &DeploymentPlan) {
+async fn release_slot(
+    steps: &Steps<'_, '_>,
+    undos: &mut Undos,
+    plan: &DeploymentPlan,
+) -> Result<(), Stop> {
+    steps.begin(Step::ReleaseSlot, None).await?;
     let holder = SlotHolder { deployment_id: plan.deployment_id.clone() };
-    steps
-        .ctx()
-        .object_client::<BuildSlotsClient>(plan.workspace_id.as_str())
-        .release(Json(holder))
-        .send();
-    undos.settle(steps.ctx(), |undo| matches!(undo, Undo::ReleaseSlot { .. }));
-    steps.passed(Step::ReleaseSlot);
+    let slots = steps.ctx().object_client::<BuildSlotsClient>(plan.workspace_id.as_str());
+    slots.release(Json(holder)).send();
+    failpoint::reach(Step::ReleaseSlot, Point::Done).await;
+    undos.settle(Step::AcquireSlot);
+    steps.end(Step::ReleaseSlot).await;
+    Ok(())
 }
 
 async fn push_image(steps: &Steps<'_, '_>, image: BuiltImage) -> Result<String, Stop> {

@@ -21,6 +21,7 @@ use crate::{
     model::{DeploymentPlan, Routed},
     step::Step,
 };
+use unwinding::Unwound;
 
 /// Input of `deploy`. What to deploy is in the database, not in the journal.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -60,26 +61,25 @@ impl Deployment {
             let message = format!("the body's deployment_id is not the key `{id}`");
             return Err(TerminalError::new_with_code(400, message).into());
         }
-        let mut undos = Undos::fresh(&ctx);
+        let mut undos = Undos::default();
         let steps = Steps::new(&ctx, Arc::clone(&self.core), id);
         match run_to_commit(&steps, &mut undos).await {
             Ok(routed) => after_commit(&steps, routed).await,
             Err(stop) => match unwinding::unwind(&steps, &mut undos, stop).await? {
                 // The commit had taken place: cancelled or broken too late.
-                Some(routed) => after_commit(&steps, routed).await,
-                None => Err(unwinding::terminal_error(&steps)),
+                Unwound::Committed(routed) => after_commit(&steps, routed).await,
+                Unwound::Settled | Unwound::NotOurs => Err(unwinding::terminal_error(&steps)),
             },
         }
     }
 
     /// Finishes the undos of an invocation that was killed and settles the
-    /// deployment's row.
+    /// deployment's row. Does nothing for one that is settled.
     #[handler]
     async fn unwind(&self, ctx: ObjectContext<'_>) -> HandlerResult<()> {
         let id = key_of(&ctx)?;
-        let mut undos = Undos::of_killed(&ctx).await?;
         let steps = Steps::new(&ctx, Arc::clone(&self.core), id);
-        unwinding::unwind_killed(&steps, &mut undos).await
+        unwinding::unwind_killed(&steps).await
     }
 }
 
@@ -95,7 +95,7 @@ async fn run_to_commit(steps: &Steps<'_, '_>, undos: &mut Undos) -> Result<Route
     release_phase::deploy_to_krane(steps, undos, &plan, image).await?;
     release_phase::await_ready(steps, &plan).await?;
     let routed = release_phase::assign_domains(steps, &plan).await?;
-    undos.clear(steps.ctx());
+    undos.clear();
     Ok(routed)
 }
 

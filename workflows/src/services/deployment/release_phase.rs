@@ -6,10 +6,11 @@ use restate_sdk::prelude::*;
 use crate::{
     domains,
     engine::{
+        failpoint::{self, Point},
         readiness::ReadyVerdict,
         run::bounded_run,
         steps::{Done, StepLimits, Steps, Stop},
-        undo::{Undo, Undos},
+        undo::Undos,
     },
     model::{DeploymentPlan, Routed},
     ports::RunSpec,
@@ -32,8 +33,7 @@ pub(super) async fn deploy_to_krane(
     plan: &DeploymentPlan,
     image: String,
 ) -> Result<(), Stop> {
-    let namespace = plan.environment_id.to_string();
-    undos.register(steps.ctx(), Undo::DeleteInstances { namespace });
+    undos.register(Step::DeployToKrane, plan);
     let plan = plan.clone();
     steps
         .run(
@@ -52,13 +52,14 @@ pub(super) async fn deploy_to_krane(
 /// The race of readiness against time is run in `Waits`: a completed race in
 /// this journal could not be restarted from a later step.
 pub(super) async fn await_ready(steps: &Steps<'_, '_>, plan: &DeploymentPlan) -> Result<(), Stop> {
+    steps.begin(Step::AwaitReady, Some(DeploymentStatus::Checking)).await?;
     let request = ReadyRequest {
         deployment_id: plan.deployment_id.clone(),
         namespace: plan.environment_id.to_string(),
     };
     match steps.ctx().service_client::<WaitsClient>().ready(Json(request)).call().await {
         Ok(Json(ReadyVerdict::Ready)) => {
-            steps.passed(Step::AwaitReady);
+            steps.end(Step::AwaitReady).await;
             Ok(())
         }
         Ok(Json(ReadyVerdict::Failed(failure))) => Err(Stop::Failed(failure.at(Step::AwaitReady))),
@@ -70,10 +71,10 @@ pub(super) async fn assign_domains(
     steps: &Steps<'_, '_>,
     plan: &DeploymentPlan,
 ) -> Result<Routed, Stop> {
+    steps.begin(Step::AssignDomains, Some(DeploymentStatus::Routing)).await?;
     let request = AssignRequest {
         deployment_id: plan.deployment_id.clone(),
         claims: domains::claims(plan, &steps.core().settings.apex),
-        passed: steps.take_passed(),
     };
     let assigned = steps
         .ctx()
@@ -82,7 +83,10 @@ pub(super) async fn assign_domains(
         .call()
         .await;
     match assigned {
-        Ok(Json(Assigned::Routed(routed))) => Ok(routed),
+        Ok(Json(Assigned::Routed(routed))) => {
+            failpoint::reach(Step::AssignDomains, Point::Journaled).await;
+            Ok(routed)
+        }
         Ok(Json(Assigned::Failed(failure))) => Err(Stop::Failed(failure.at(Step::AssignDomains))),
         Err(error) => Err(Stop::from_terminal(&error, Step::AssignDomains)),
     }
@@ -128,9 +132,10 @@ pub(super) async fn retire_previous(steps: &Steps<'_, '_>) {
         .await;
     let delay = steps.core().settings.retire_after;
     match candidates {
-        Ok(candidates) => candidates.iter().for_each(|candidate| {
-            let retirement = steps.ctx().object_client::<RetirementClient>(candidate.as_str());
-            retirement.retire().send_after(delay);
+        Ok(candidates) => candidates.into_iter().for_each(|candidate| {
+            let key = candidate.deployment_id.as_str();
+            let retirement = steps.ctx().object_client::<RetirementClient>(key);
+            retirement.retire(Json(candidate.clone())).send_after(delay);
         }),
         Err(stop) => warn_only(steps, Step::RetirePrevious, Err(stop)).await,
     }

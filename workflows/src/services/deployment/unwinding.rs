@@ -10,14 +10,15 @@ use crate::{
         core::Core,
         run::bounded_run,
         steps::{Steps, Stop},
-        undo::{Undo, Undos},
+        undo::{Undo, Undone, Undos},
     },
     error::{ErrorCode, StepError, StepFailure},
     ids::DeploymentId,
     model::Routed,
-    ports::AttemptEnd,
+    ports::{AttemptEnd, UnwindStart},
     services::build_slots::{BuildSlotsClient, SlotHolder},
     status::DeploymentStatus,
+    step::Step,
 };
 
 /// Restate delivers a cancel as this code at whatever await comes next.
@@ -25,8 +26,17 @@ const CANCELLED: u16 = 409;
 /// Cancels absorbed during one undo: more than people send, and a bound.
 const MAX_CANCELS: u32 = 100;
 
-/// Undoes and settles the row. `Some`: the commit point had been passed, so
-/// nothing was undone and the deployment goes on.
+/// What became of an attempt that did not go well.
+pub(super) enum Unwound {
+    /// Undone, and the row says so.
+    Settled,
+    /// The commit point had been passed: nothing was undone, it goes on.
+    Committed(Routed),
+    /// The row is another invocation's: nothing was touched.
+    NotOurs,
+}
+
+/// Undoes and settles the row.
 ///
 /// # Errors
 /// The database could not be reached for the whole of the bound.
@@ -34,28 +44,63 @@ pub(super) async fn unwind(
     steps: &Steps<'_, '_>,
     undos: &mut Undos,
     stop: Stop,
-) -> HandlerResult<Option<Routed>> {
-    if let Some(routed) = begin(steps).await? {
-        undos.clear(steps.ctx());
-        return Ok(Some(routed));
-    }
+) -> HandlerResult<Unwound> {
     let (status, failure) = match stop {
+        Stop::Overtaken => return Ok(Unwound::NotOurs),
         Stop::Cancelled => (DeploymentStatus::Cancelled, cancelled()),
+        Stop::Superseded(by) => (DeploymentStatus::Superseded, superseded(&by)),
         Stop::Failed(failure) => (DeploymentStatus::Failed, failure),
     };
-    finish(steps, undos, status, failure).await?;
-    Ok(None)
+    let cause = failure.clone();
+    let Json(begun) = record(steps, "begin-unwind", move |core, id, owner| {
+        let cause = cause.clone();
+        Box::pin(async move { Ok(Json(core.store.begin_unwind(&id, &owner, &cause).await?)) })
+    })
+    .await?;
+    match begun {
+        UnwindStart::NotOurs => Ok(Unwound::NotOurs),
+        UnwindStart::Committed(routed) => {
+            undos.clear();
+            Ok(Unwound::Committed(routed))
+        }
+        UnwindStart::Begun => {
+            finish(steps, undos, status, failure).await?;
+            Ok(Unwound::Settled)
+        }
+    }
 }
 
-/// The same for an invocation that was killed.
-pub(super) async fn unwind_killed(steps: &Steps<'_, '_>, undos: &mut Undos) -> HandlerResult<()> {
-    if begin(steps).await?.is_some() {
-        undos.clear(steps.ctx());
-        return Ok(());
-    }
-    let message = "the workflow was ended from outside before it was done";
-    let failure = StepFailure::new(ErrorCode::Interrupted, message);
-    finish(steps, undos, DeploymentStatus::Failed, failure).await
+/// The same for an invocation that was killed: what it had started is read
+/// from the rows of its steps.
+pub(super) async fn unwind_killed(steps: &Steps<'_, '_>) -> HandlerResult<()> {
+    let Json(taken) = record(steps, "take-over", |core, id, owner| {
+        Box::pin(async move { Ok(Json(core.store.take_over(&id, &owner).await?)) })
+    })
+    .await?;
+    let Some(left) = taken else { return Ok(()) };
+    let undos = Undos::of_started(&left.plan, &left.started);
+    let (status, failure) = match (left.failure, left.cancelling) {
+        (Some(failure), _) if failure.code != ErrorCode::Cancelled => {
+            (DeploymentStatus::Failed, failure)
+        }
+        (Some(_), _) | (None, true) => (DeploymentStatus::Cancelled, cancelled()),
+        (None, false) => {
+            let message = "the workflow was ended from outside before it was done";
+            let failure = StepFailure::new(ErrorCode::Interrupted, message);
+            let running = left.started.iter().rfind(|known| !known.ended);
+            (
+                DeploymentStatus::Failed,
+                running.map_or(failure.clone(), |known| failure.at(known.step)),
+            )
+        }
+    };
+    finish(steps, &undos, status, failure).await
+}
+
+fn superseded(by: &DeploymentId) -> StepFailure {
+    let message =
+        format!("the newer deployment {by} of the same branch took its place in the queue");
+    StepFailure::new(ErrorCode::Superseded, message).at(Step::AcquireSlot)
 }
 
 fn cancelled() -> StepFailure {
@@ -69,27 +114,17 @@ pub(super) fn terminal_error(steps: &Steps<'_, '_>) -> HandlerError {
         .into()
 }
 
-/// Closes the way to the commit point, or finds that it was passed.
-async fn begin(steps: &Steps<'_, '_>) -> Result<Option<Routed>, TerminalError> {
-    let Json(routed) = record(steps, "begin-unwind", |core, id, owner| {
-        Box::pin(async move { Ok(Json(core.store.begin_unwind(&id, &owner).await?)) })
-    })
-    .await?;
-    Ok(routed)
-}
-
 async fn finish(
     steps: &Steps<'_, '_>,
-    undos: &mut Undos,
+    undos: &Undos,
     status: DeploymentStatus,
     failure: StepFailure,
 ) -> HandlerResult<()> {
-    let mut rolled_back = Vec::new();
+    let mut undone = Vec::new();
     for undo in undos.newest_first() {
-        rolled_back.push(run_undo(steps, undo).await);
+        undone.push(run_undo(steps, undo).await);
     }
-    undos.clear(steps.ctx());
-    let end = AttemptEnd { status, failure, rolled_back };
+    let end = AttemptEnd { status, failure, undone };
     record(steps, "settle-attempt", move |core, id, owner| {
         let end = end.clone();
         Box::pin(async move {
@@ -101,8 +136,7 @@ async fn finish(
     Ok(())
 }
 
-/// A line for people: what was undone, or what is left behind.
-async fn run_undo(steps: &Steps<'_, '_>, undo: &Undo) -> String {
+async fn run_undo(steps: &Steps<'_, '_>, undo: &Undo) -> Undone {
     let result = match undo {
         Undo::ReleaseSlot { workspace_id } => {
             let holder = SlotHolder { deployment_id: steps.deployment_id().clone() };
@@ -120,11 +154,12 @@ async fn run_undo(steps: &Steps<'_, '_>, undo: &Undo) -> String {
         }
     };
     match result {
-        Ok(()) => undo.describe().to_owned(),
+        Ok(()) => Undone { step: undo.step(), note: undo.describe().to_owned(), failed: false },
         Err(error) => {
             let id = steps.deployment_id();
             tracing::error!(deployment = %id, undo = undo.name(), %error, "an undo failed");
-            format!("{} failed and is left behind: {}", undo.name(), error.message())
+            let note = format!("{} failed and is left behind: {}", undo.name(), error.message());
+            Undone { step: undo.step(), note, failed: true }
         }
     }
 }
