@@ -3,6 +3,7 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::Path,
+    time::{Duration, Instant},
 };
 
 use super::{SetupError, process::Identity};
@@ -15,13 +16,35 @@ pub(super) struct Needed {
     pub(super) ours: Option<Identity>,
 }
 
+/// How long an address may stay taken by nobody: a process that was killed
+/// gives its ports back only when the last of its threads has ended.
+const GIVING_BACK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Names every address that somebody else holds.
-pub(super) fn check(needed: &[Needed]) -> Result<(), SetupError> {
-    let problems: Vec<String> = needed.iter().filter_map(problem).collect();
-    if problems.is_empty() { Ok(()) } else { Err(SetupError(problems.join("\n"))) }
+pub(super) async fn check(needed: &[Needed]) -> Result<(), SetupError> {
+    let begun = Instant::now();
+    loop {
+        let problems: Vec<Problem> = needed.iter().filter_map(problem).collect();
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let passing = problems.iter().all(|problem| problem.passing);
+        if !passing || begun.elapsed() > GIVING_BACK {
+            let texts: Vec<String> = problems.into_iter().map(|problem| problem.text).collect();
+            return Err(SetupError(texts.join("\n")));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
-fn problem(needed: &Needed) -> Option<String> {
+struct Problem {
+    text: String,
+    /// Nobody who runs holds the address.
+    passing: bool,
+}
+
+fn problem(needed: &Needed) -> Option<Problem> {
     if needed.address.port() == 0 {
         return None;
     }
@@ -33,7 +56,8 @@ fn problem(needed: &Needed) -> Option<String> {
     {
         return None;
     }
-    Some(match holder {
+    let passing = holder.is_none() && error.kind() == std::io::ErrorKind::AddrInUse;
+    let text = match holder {
         Some((pid, name)) => format!(
             "{address} ({setting}) is taken by process {pid} ({name}): stop it, or choose another address \
              with --set {setting}=127.0.0.1:PORT"
@@ -41,7 +65,8 @@ fn problem(needed: &Needed) -> Option<String> {
         None => format!(
             "{address} ({setting}) cannot be used: {error}; choose another address with --set {setting}=127.0.0.1:PORT"
         ),
-    })
+    };
+    Some(Problem { text, passing })
 }
 
 /// Pid and name of the process that listens on a port.
@@ -78,8 +103,8 @@ fn listener_inode(file: &str, port: u16) -> Option<String> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_taken_address_is_named_with_its_holder_and_the_remedy() {
+    #[tokio::test]
+    async fn every_taken_address_is_named_with_its_holder_and_the_remedy() {
         let held =
             [TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap()];
         let needed = |at: usize, setting| Needed {
@@ -87,18 +112,36 @@ mod tests {
             address: held[at].local_addr().unwrap(),
             ours: None,
         };
-        let error =
-            check(&[needed(0, "gateway.bind"), needed(1, "control.bind")]).unwrap_err().to_string();
+        let error = check(&[needed(0, "gateway.bind"), needed(1, "control.bind")])
+            .await
+            .unwrap_err()
+            .to_string();
         for text in ["gateway.bind", "control.bind", &std::process::id().to_string(), "--set"] {
             assert!(error.contains(text), "{text}: {error}");
         }
     }
 
-    #[test]
-    fn an_orphan_of_ours_may_hold_its_own_address() {
+    #[tokio::test]
+    async fn an_orphan_of_ours_may_hold_its_own_address() {
         let held = TcpListener::bind("127.0.0.1:0").unwrap();
         let ours = Identity::own();
         let needed = Needed { setting: "gateway.bind", address: held.local_addr().unwrap(), ours };
-        assert!(check(&[needed]).is_ok());
+        assert!(check(&[needed]).await.is_ok());
+    }
+
+    /// As a process looks whose threads are still ending: the port is bound,
+    /// and nobody is found who listens on it.
+    #[tokio::test]
+    async fn an_address_that_is_being_given_back_is_waited_for() {
+        let held = tokio::net::TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = held.local_addr().unwrap();
+        let needed = [Needed { setting: "gateway.bind", address, ours: None }];
+        let checking = check(&needed);
+        tokio::pin!(checking);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut checking).await;
+        assert!(early.is_err(), "it was not waited for: {early:?}");
+        drop(held);
+        assert!(checking.await.is_ok());
     }
 }

@@ -29,7 +29,19 @@ impl Identity {
     }
 
     pub(super) fn is_alive(&self) -> bool {
-        stat(self.pid) == Some((self.started, true))
+        matches!(self.phase(), Phase::Running | Phase::Ending)
+    }
+
+    /// Alive, and not about to end.
+    pub(super) fn is_running(&self) -> bool {
+        self.phase() == Phase::Running
+    }
+
+    fn phase(&self) -> Phase {
+        match stat(self.pid) {
+            Some((started, phase)) if started == self.started => phase,
+            _ => Phase::Ended,
+        }
     }
 
     pub(super) fn signal(&self, signal: Signal) -> io::Result<()> {
@@ -60,15 +72,28 @@ impl Identity {
     }
 }
 
-/// Start time (field 22 of `/proc/<pid>/stat`), and whether it still runs: a
-/// zombie has ended.
-fn stat(pid: i32) -> Option<(u64, bool)> {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    /// Killed, while a thread that waits for a disk still holds the process's
+    /// files and ports.
+    Ending,
+    Ended,
+}
+
+/// Start time (field 22 of `/proc/<pid>/stat`), and how far it is.
+fn stat(pid: i32) -> Option<(u64, Phase)> {
     let stat =
         std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat")).ok()?;
     // The second field is the name, in parentheses, and may hold anything.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    let runs = !matches!(*fields.first()?, "Z" | "X");
-    Some((fields.get(19)?.parse().ok()?, runs))
+    let threads: u32 = fields.get(17)?.parse().ok()?;
+    let phase = match *fields.first()? {
+        "Z" | "X" if threads > 1 => Phase::Ending,
+        "Z" | "X" => Phase::Ended,
+        _ => Phase::Running,
+    };
+    Some((fields.get(19)?.parse().ok()?, phase))
 }
 
 #[cfg(test)]

@@ -57,7 +57,7 @@ pub async fn up(
 ) -> Result<(), SetupError> {
     let layout = Layout::new(&config.data_dir);
     layout.create()?;
-    let _lock = DataLock::take(&layout)?;
+    let _lock = DataLock::take(&layout).await?;
     let control_url = config.control.url();
     let note = |status| {
         if let Err(error) = UpState::write(&layout, status, &control_url) {
@@ -94,7 +94,7 @@ async fn start(
         false => None,
     };
     engine_version().await.map_err(SetupError)?;
-    check_ports(&config, layout)?;
+    check_ports(&config, layout).await?;
     let secrets = Secrets::ensure(layout)?;
     let mut parts = Parts::new(config, layout.clone(), secrets);
     let started = start_parts(&mut parts, restate_program, gateway_args).await;
@@ -159,7 +159,7 @@ async fn resume_after_restarts(mut restarted: watch::Receiver<u64>, admin: Admin
     }
 }
 
-fn check_ports(config: &Config, layout: &Layout) -> Result<(), SetupError> {
+async fn check_ports(config: &Config, layout: &Layout) -> Result<(), SetupError> {
     let (gateway, restate) = (recorded(layout, GATEWAY), recorded(layout, RESTATE));
     let need = |setting, address, ours: &Option<_>| Needed { setting, address, ours: ours.clone() };
     let mut needed = vec![
@@ -176,7 +176,7 @@ fn check_ports(config: &Config, layout: &Layout) -> Result<(), SetupError> {
         needed.push(need("restate.admin_bind", config.restate.admin_bind, &restate));
         needed.push(need("restate.node_bind", config.restate.node_bind, &restate));
     }
-    ports::check(&needed)
+    ports::check(&needed).await
 }
 
 fn restate_child(parts: &Parts, program: PathBuf) -> Result<ChildSpec, SetupError> {
