@@ -19,6 +19,11 @@ ALTER TABLE deployments ADD COLUMN attempt_started_at BIGINT;
 -- When it last became live, for rollbacks; how often it was wanted again.
 ALTER TABLE deployments ADD COLUMN live_at BIGINT;
 ALTER TABLE deployments ADD COLUMN retire_generation BIGINT NOT NULL DEFAULT 0;
+-- The invocation that submitted it; the one that began the present attempt,
+-- where that is a retry, and the one whose journal that continues.
+ALTER TABLE deployments ADD COLUMN submitted_by TEXT NOT NULL DEFAULT '';
+ALTER TABLE deployments ADD COLUMN retried_by TEXT;
+ALTER TABLE deployments ADD COLUMN retried_from TEXT;
 -- Since when it makes no progress, and why.
 ALTER TABLE deployments ADD COLUMN stalled_since BIGINT;
 ALTER TABLE deployments ADD COLUMN stalled_why TEXT;

@@ -69,6 +69,10 @@ impl Builder for DockerBuilder {
         self.image_of(&Self::tag(spec)).await
     }
 
+    async fn has_image(&self, image: &BuiltImage) -> Result<bool, StepError> {
+        Ok(self.image_of(&image.digest).await?.is_some())
+    }
+
     async fn build(
         &self,
         spec: &BuildSpec,

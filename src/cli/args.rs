@@ -62,6 +62,27 @@ pub(super) enum Command {
         /// Deployment id
         id: String,
     },
+    /// Run a failed or cancelled deployment again, from the step it ended at
+    Retry(RetryArgs),
+    /// Deploy again what a deployment was made from
+    Redeploy {
+        /// Deployment id
+        id: String,
+        #[command(flatten)]
+        follow: FollowArgs,
+    },
+    /// End a deployment and take back what it has started
+    Cancel(CancelArgs),
+    /// Serve an earlier deployment again, and stay there until `promote`
+    Rollback {
+        /// Deployment id [default: the one that was live before]
+        id: Option<String>,
+    },
+    /// Serve a deployment that is ready or retired
+    Promote {
+        /// Deployment id
+        id: String,
+    },
     /// List deployments
     #[command(alias = "ls")]
     List(ListArgs),
@@ -172,6 +193,13 @@ pub(super) struct DeployArgs {
     /// Makes the submission repeatable
     #[arg(long, value_name = "KEY")]
     pub(super) idempotency_key: Option<String>,
+    #[command(flatten)]
+    pub(super) follow: FollowArgs,
+}
+
+/// How long a verb stays with what it has begun.
+#[derive(Debug, Args)]
+pub(super) struct FollowArgs {
     /// Print the id and do not wait
     #[arg(long)]
     pub(super) detach: bool,
@@ -181,10 +209,36 @@ pub(super) struct DeployArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct RetryArgs {
+    /// Deployment id
+    pub(super) id: String,
+    /// Begin at this step, or earlier where that is needed [default: where it ended]
+    #[arg(long, value_name = "STEP")]
+    pub(super) from: Option<String>,
+    #[command(flatten)]
+    pub(super) follow: FollowArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CancelArgs {
+    /// Deployment id
+    pub(super) id: String,
+    /// Do not wait until everything is taken back
+    #[arg(long)]
+    pub(super) detach: bool,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct ListArgs {
     /// At most this many
     #[arg(long, default_value_t = 20)]
     pub(super) limit: u32,
+    /// Only those of a branch
+    #[arg(long, value_name = "NAME")]
+    pub(super) branch: Option<String>,
+    /// Only those in this state now, e.g. failed
+    #[arg(long, value_name = "STATUS")]
+    pub(super) status: Option<String>,
 }
 
 #[derive(Debug, Args)]

@@ -8,6 +8,8 @@ use launchway_proto::ctrl::v1::{
     deployment_event::Event,
 };
 
+use serde_json::json;
+
 use super::{
     Exit, Failure,
     args::{DeployArgs, Global},
@@ -74,17 +76,20 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<Exit, Fa
     if !created.created {
         renderer.note(&format!("the idempotency key already has deployment {id}"));
     }
-    if args.detach {
-        match global.json {
-            true => emit(
-                &serde_json::json!({"type": "result", "deployment_id": id, "status": "pending"}),
-            ),
-            false => print(&id),
-        }
+    if args.follow.detach {
+        announce(global, &id, "pending");
         return Ok(Exit::Success);
     }
     renderer.note(&format!("deployment {id}"));
-    follow(&mut api, &id, &mut renderer, args.wait_timeout.get()).await
+    follow(&mut api, &id, &mut renderer, args.follow.wait_timeout.get()).await
+}
+
+/// The result of a verb that does not wait.
+pub(super) fn announce(global: &Global, id: &str, status: &str) {
+    match global.json {
+        true => emit(&json!({"type": "result", "deployment_id": id, "status": status})),
+        false => print(id),
+    }
 }
 
 pub(super) async fn watch(global: &Global, id: &str) -> Result<Exit, Failure> {
@@ -178,7 +183,7 @@ async fn uploaded(
 
 /// Shows the deployment until it is settled. Ctrl-C detaches: the work is done
 /// by the server.
-async fn follow(
+pub(super) async fn follow(
     api: &mut Api,
     id: &str,
     renderer: &mut Renderer,
@@ -205,7 +210,11 @@ async fn follow(
     Ok(exit_of(&deployment))
 }
 
-async fn settled(api: &mut Api, id: &str, renderer: &mut Renderer) -> Result<Deployment, Failure> {
+pub(super) async fn settled(
+    api: &mut Api,
+    id: &str,
+    renderer: &mut Renderer,
+) -> Result<Deployment, Failure> {
     let (mut cursor, mut away) = (0, 0);
     loop {
         let request =

@@ -93,6 +93,7 @@ impl Failure {
             | Code::FailedPrecondition
             | Code::Unimplemented => Exit::Refused,
             Code::InvalidArgument => Exit::Usage,
+            Code::Aborted => Exit::Unhealthy,
             _ => Exit::Internal,
         };
         Self::new(exit, status.message())

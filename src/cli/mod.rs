@@ -1,6 +1,7 @@
 //! The command line: results on stdout, progress on stderr, exit codes that
 //! scripts can rely on.
 
+mod actions;
 mod args;
 mod connect;
 mod deploy;
@@ -48,6 +49,11 @@ async fn run(cli: Cli) -> Result<Exit, Failure> {
         Command::Doctor(args) => doctor::doctor(global, args).await,
         Command::Deploy(args) => deploy::deploy(global, args).await,
         Command::Watch { id } => deploy::watch(global, &id).await,
+        Command::Retry(args) => actions::retry(global, args).await,
+        Command::Redeploy { id, follow } => actions::redeploy(global, id, follow).await,
+        Command::Cancel(args) => actions::cancel(global, args).await,
+        Command::Rollback { id } => actions::rollback(global, id).await,
+        Command::Promote { id } => actions::promote(global, id).await,
         Command::List(args) => query::list(global, args).await,
         Command::Inspect { id } => query::inspect(global, &id).await,
         Command::Logs(args) => query::logs(global, args).await,

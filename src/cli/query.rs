@@ -1,7 +1,7 @@
 //! Verbs that ask: one answer, as text or as one JSON object.
 
 use launchway_proto::ctrl::v1::{
-    Deployment, GetDeploymentRequest, GetJournalRequest, ListDeploymentsRequest,
+    Deployment, Failure as Failed, GetDeploymentRequest, GetJournalRequest, ListDeploymentsRequest,
     StreamBuildLogsRequest,
 };
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use super::{
     connect::{Api, connect},
     deploy::here,
     project,
-    render::{emit, log_json, log_text, print, some, table},
+    render::{emit, failed_text, log_json, log_text, print, some, table},
     time::{ago, clock, duration, now_ms},
 };
 
@@ -22,6 +22,8 @@ pub(super) async fn list(global: &Global, args: ListArgs) -> Result<Exit, Failur
         project_id: global.project.clone().unwrap_or_default(),
         environment_slug: global.environment.clone().unwrap_or_default(),
         limit: args.limit,
+        branch: args.branch.unwrap_or_default(),
+        state: args.status.unwrap_or_default(),
     };
     let answer = api.deployments.list_deployments(request).await;
     let deployments = answer.map_err(|status| Failure::of_call(&status))?.into_inner().deployments;
@@ -73,9 +75,24 @@ pub(super) async fn inspect(global: &Global, id: &str) -> Result<Exit, Failure> 
         deployment.git_commit_sha,
         first_line(&deployment.git_commit_message)
     );
+    let attempt = match deployment.restarted_at_step.as_str() {
+        "" => deployment.attempt.to_string(),
+        step => {
+            format!("{} (began at {step}: {})", deployment.attempt, deployment.restarted_why)
+        }
+    };
+    let stalled = deployment
+        .stalled_since
+        .map(|since| format!("no progress since {}: {}", clock(since), deployment.stalled_why));
+    let stalled = stalled.unwrap_or_default();
+    let cancelling = deployment.cancel_requested && deployment.failure.is_none();
+    let status = match cancelling {
+        true => format!("{} (cancellation was asked for)", deployment.state),
+        false => deployment.state.clone(),
+    };
     for (name, value) in [
         ("deployment", deployment.id.clone()),
-        ("status", deployment.state.clone()),
+        ("status", status),
         ("project", deployment.project_slug.clone()),
         ("environment", deployment.environment_slug.clone()),
         ("url", deployment.url.clone()),
@@ -84,7 +101,8 @@ pub(super) async fn inspect(global: &Global, id: &str) -> Result<Exit, Failure> 
         ("digest", deployment.image_digest.clone()),
         ("branch", deployment.git_branch.clone()),
         ("commit", commit.trim().to_owned()),
-        ("attempt", deployment.attempt.to_string()),
+        ("attempt", attempt),
+        ("stalled", stalled),
         ("invocation", deployment.invocation_id.clone()),
         ("created", ago(deployment.created_at, now_ms())),
     ] {
@@ -95,14 +113,17 @@ pub(super) async fn inspect(global: &Global, id: &str) -> Result<Exit, Failure> 
     print("");
     let steps: Vec<Vec<String>> = deployment.steps.iter().map(step_row).collect();
     table(&["STEP", "STATUS", "ATTEMPT", "TRIES", "STARTED", "TOOK", ""], &steps);
+    for attempt in &deployment.attempts {
+        if let Some(failure) = &attempt.failure {
+            print(&format!(
+                "\nattempt {}: {}",
+                attempt.attempt,
+                failed_text(&attempt.state, failure)
+            ));
+        }
+    }
     if let Some(failure) = &deployment.failure {
-        print(&format!(
-            "\n{} at {}: {} ({})",
-            deployment.state, failure.step, failure.message, failure.code
-        ));
-        failure.log_tail.iter().for_each(|line| print(&format!("  | {line}")));
-        failure.rolled_back.iter().for_each(|line| print(&format!("  rolled back: {line}")));
-        print(&format!("  {}", failure.remedy));
+        print(&format!("\n{}", failed_text(&deployment.state, failure)));
     }
     deployment.warnings.iter().for_each(|warning| print(&format!("warning: {warning}")));
     Ok(Exit::Success)
@@ -220,11 +241,13 @@ async fn newest(global: &Global, api: &mut Api) -> Result<Deployment, Failure> {
     let request = ListDeploymentsRequest {
         project_id: project.clone(),
         environment_slug: global.environment.clone().unwrap_or_default(),
-        limit: 50,
+        limit: 1,
+        branch: String::new(),
+        state: "live".to_owned(),
     };
     let answer = api.deployments.list_deployments(request).await;
     let found = answer.map_err(|status| Failure::of_call(&status))?.into_inner().deployments;
-    found.into_iter().find(|deployment| deployment.state == "live").ok_or_else(|| {
+    found.into_iter().next().ok_or_else(|| {
         Failure::new(Exit::Refused, format!("project `{project}` has no live deployment: deploy it, or name another with --project"))
     })
 }
@@ -252,13 +275,18 @@ pub(super) fn deployment_json(deployment: &Deployment) -> Value {
             })
         })
         .collect();
-    let failure = deployment.failure.as_ref().map(|failure| {
-        json!({
-            "step": failure.step, "code": failure.code, "message": failure.message,
-            "log_tail": failure.log_tail, "remedy": failure.remedy,
-            "rolled_back": failure.rolled_back,
+    let attempts: Vec<Value> = deployment
+        .attempts
+        .iter()
+        .map(|attempt| {
+            json!({
+                "attempt": attempt.attempt, "status": attempt.state,
+                "invocation_id": some(&attempt.invocation_id),
+                "started_at": attempt.started_at, "ended_at": attempt.ended_at,
+                "failure": attempt.failure.as_ref().map(failure_json),
+            })
         })
-    });
+        .collect();
     json!({
         "deployment_id": deployment.id,
         "project": deployment.project_slug,
@@ -272,9 +300,23 @@ pub(super) fn deployment_json(deployment: &Deployment) -> Value {
         "commit": some(&deployment.git_commit_sha),
         "invocation_id": some(&deployment.invocation_id),
         "attempt": deployment.attempt,
+        "restarted_at_step": some(&deployment.restarted_at_step),
+        "restarted_why": some(&deployment.restarted_why),
+        "cancel_requested": deployment.cancel_requested,
+        "stalled_since": deployment.stalled_since,
+        "stalled_why": some(&deployment.stalled_why),
         "created_at": deployment.created_at,
         "steps": steps,
-        "failure": failure,
+        "failure": deployment.failure.as_ref().map(failure_json),
+        "attempts": attempts,
         "warnings": deployment.warnings,
+    })
+}
+
+fn failure_json(failure: &Failed) -> Value {
+    json!({
+        "step": failure.step, "code": failure.code, "message": failure.message,
+        "log_tail": failure.log_tail, "remedy": failure.remedy,
+        "rolled_back": failure.rolled_back, "left_behind": failure.left_behind,
     })
 }

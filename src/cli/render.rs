@@ -33,6 +33,10 @@ pub(super) struct Renderer {
     bar: Mutex<Option<ProgressBar>>,
     /// Last shown status by step and attempt.
     shown: HashMap<(String, u32), (String, u32)>,
+    /// Earlier attempts are not shown.
+    from_attempt: u32,
+    /// Neither steps nor build output.
+    quiet: bool,
 }
 
 impl Renderer {
@@ -43,7 +47,18 @@ impl Renderer {
             (false, true) => Mode::Terminal,
             (false, false) => Mode::Plain,
         };
-        Self { mode, bar: Mutex::new(None), shown: HashMap::new() }
+        let shown = HashMap::new();
+        Self { mode, bar: Mutex::new(None), shown, from_attempt: 0, quiet: false }
+    }
+
+    /// Shows nothing of the attempts before this one.
+    pub(super) fn since_attempt(self, attempt: u32) -> Self {
+        Self { from_attempt: attempt, ..self }
+    }
+
+    /// Shows neither steps nor build output.
+    pub(super) fn quiet(self) -> Self {
+        Self { quiet: true, ..self }
     }
 
     /// Something worth a line.
@@ -96,7 +111,8 @@ impl Renderer {
 
     /// The steps whose status has changed.
     pub(super) fn deployment(&mut self, deployment: &Deployment) {
-        for step in &deployment.steps {
+        let (quiet, from) = (self.quiet, self.from_attempt);
+        for step in deployment.steps.iter().filter(|step| !quiet && step.attempt >= from) {
             let key = (step.name.clone(), step.attempt);
             let state = (step.status.clone(), step.tries);
             if self.shown.get(&key) == Some(&state) {
@@ -151,6 +167,9 @@ impl Renderer {
 
     /// A line of the build, with its vertex where that says something.
     pub(super) fn build_log(&self, line: &BuildLogLine) {
+        if self.quiet || line.attempt < self.from_attempt {
+            return;
+        }
         if self.mode == Mode::Json {
             emit(&log_json(line));
             return;
@@ -173,14 +192,7 @@ impl Renderer {
         if self.mode == Mode::Json {
             return;
         }
-        let mut text = format!("{} at {}: {}", deployment.state, failure.step, failure.message);
-        for line in &failure.log_tail {
-            text.push_str(&format!("\n  | {line}"));
-        }
-        for line in &failure.rolled_back {
-            text.push_str(&format!("\n  rolled back: {line}"));
-        }
-        text.push_str(&format!("\n  {}", failure.remedy));
+        let mut text = failed_text(&deployment.state, failure);
         text.push_str(&format!("\n  code {} (docs/errors/{}.md)", failure.code, failure.code));
         text.push_str(&format!("\n  more: launchway inspect {}", deployment.id));
         self.line(&text);
@@ -215,6 +227,21 @@ impl Renderer {
             Err(_) => write(),
         }
     }
+}
+
+/// Why an attempt ended, what was taken back and what was not, what to do.
+pub(super) fn failed_text(state: &str, failure: &launchway_proto::ctrl::v1::Failure) -> String {
+    let at = if failure.step.is_empty() { String::new() } else { format!(" at {}", failure.step) };
+    let mut text = format!("{state}{at}: {} ({})", failure.message, failure.code);
+    for (what, lines) in [
+        ("  | ", &failure.log_tail),
+        ("  rolled back: ", &failure.rolled_back),
+        ("  left behind: ", &failure.left_behind),
+    ] {
+        lines.iter().for_each(|line| text.push_str(&format!("\n{what}{line}")));
+    }
+    text.push_str(&format!("\n  {}", failure.remedy));
+    text
 }
 
 /// An empty text is no text.

@@ -6,7 +6,11 @@ mod values;
 
 use std::{fmt, net::SocketAddr, path::PathBuf};
 
-use launchway_workflows::{engine::core::Settings, ids::WorkspaceId, names::check_slug};
+use launchway_workflows::{
+    engine::{core::Settings, reconcile::RecoverySettings},
+    ids::WorkspaceId,
+    names::check_slug,
+};
 use serde::Deserialize;
 
 pub use layers::Overrides;
@@ -27,6 +31,7 @@ pub struct Config {
     pub storage: Storage,
     pub build: Build,
     pub run: Run,
+    pub recovery: Recovery,
     /// Where everything is kept; not part of the file.
     #[serde(skip)]
     pub data_dir: PathBuf,
@@ -182,6 +187,17 @@ pub struct Run {
     pub keep_running: u32,
 }
 
+/// `[recovery]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct Recovery {
+    pub every: Period,
+    pub stalled_after: Period,
+    pub resume_after: Period,
+    pub grace: Period,
+}
+
 /// Every problem of a configuration at once.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ConfigError(pub Vec<String>);
@@ -224,6 +240,18 @@ impl Config {
             context_url_lifetime: self.storage.context_url_lifetime.get(),
             retire_after: self.run.retire_after.get(),
             keep_running: self.run.keep_running,
+        }
+    }
+
+    /// When the reconciler does what.
+    pub fn recovery(&self) -> RecoverySettings {
+        RecoverySettings {
+            every: self.recovery.every.get(),
+            stalled_after: self.recovery.stalled_after.get(),
+            resume_after: self.recovery.resume_after.get(),
+            grace: self.recovery.grace.get(),
+            queue_limit: self.build.queue_time_limit.get(),
+            ready_limit: self.run.ready_timeout.get(),
         }
     }
 
@@ -318,13 +346,17 @@ impl Config {
         ]
     }
 
-    fn periods(&self) -> [(&'static str, &Period); 5] {
+    fn periods(&self) -> [(&'static str, &Period); 9] {
         [
             ("build.time_limit", &self.build.time_limit),
             ("build.queue_time_limit", &self.build.queue_time_limit),
             ("run.ready_timeout", &self.run.ready_timeout),
             ("storage.upload_url_lifetime", &self.storage.upload_url_lifetime),
             ("storage.context_url_lifetime", &self.storage.context_url_lifetime),
+            ("recovery.every", &self.recovery.every),
+            ("recovery.stalled_after", &self.recovery.stalled_after),
+            ("recovery.resume_after", &self.recovery.resume_after),
+            ("recovery.grace", &self.recovery.grace),
         ]
     }
 }

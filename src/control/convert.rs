@@ -5,7 +5,7 @@ use launchway_workflows::{engine::undo::Undone, error::StepFailure, status::Depl
 
 use crate::{
     config::Gateway,
-    store::{BuildLogLine, DeploymentView, StepView},
+    store::{AttemptView, BuildLogLine, DeploymentView, StepView},
 };
 
 /// The coarse status of the original contract.
@@ -25,10 +25,15 @@ pub(super) fn status(status: DeploymentStatus) -> proto::DeploymentStatus {
 /// A deployment as clients see it. Values of variables are never part of it.
 pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Deployment {
     let commit = view.git_commit.unwrap_or_default();
-    let url =
-        view.routed.as_ref().map(|routed| gateway.url_of(&routed.primary)).unwrap_or_default();
+    let domain = view.environment_domain.or(view.commit_domain);
+    let url = domain.map(|domain| gateway.url_of(&domain)).unwrap_or_default();
     let mut warnings = view.warnings;
-    warnings.extend(view.routed.and_then(|routed| routed.withheld));
+    // Said of a deployment that waits for its promotion, not of one that had it.
+    if view.status == DeploymentStatus::Ready {
+        warnings.extend(view.routed.and_then(|routed| routed.withheld));
+    }
+    let (restarted_at_step, restarted_why) = view.restarted.unwrap_or_default();
+    let (stalled_since, stalled_why) = view.stalled.unzip();
     let replicas = match view.run_options.replicas {
         0 => i32::try_from(view.replicas).unwrap_or(i32::MAX),
         replicas => i32::try_from(replicas).unwrap_or(i32::MAX),
@@ -75,10 +80,29 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
         failure: view.failure.map(|cause| failure(cause, view.undone)),
         git_dirty: commit.dirty,
         warnings,
+        attempts: view.attempts.into_iter().map(attempt).collect(),
+        restarted_at_step,
+        restarted_why,
+        stalled_since,
+        stalled_why: stalled_why.unwrap_or_default(),
+        cancel_requested: view.cancel_requested,
+    }
+}
+
+fn attempt(view: AttemptView) -> proto::DeploymentAttempt {
+    proto::DeploymentAttempt {
+        attempt: view.attempt,
+        state: view.status.to_string(),
+        invocation_id: view.invocation_id.map(|id| id.0).unwrap_or_default(),
+        failure: view.failure.map(|cause| failure(cause, view.undone)),
+        started_at: view.started_at,
+        ended_at: view.ended_at,
     }
 }
 
 fn failure(cause: StepFailure, undone: Vec<Undone>) -> proto::Failure {
+    let (failed, done): (Vec<_>, Vec<_>) = undone.into_iter().partition(|undone| undone.failed);
+    let notes = |undone: Vec<Undone>| undone.into_iter().map(|undone| undone.note).collect();
     proto::Failure {
         step: cause.step.map(|step| step.to_string()).unwrap_or_default(),
         code: cause.code.to_string(),
@@ -86,7 +110,8 @@ fn failure(cause: StepFailure, undone: Vec<Undone>) -> proto::Failure {
         log_tail: cause.log_tail,
         remedy: cause.code.remedy().to_owned(),
         exit_code: u32::from(cause.code.exit_code()),
-        rolled_back: undone.into_iter().map(|undone| undone.note).collect(),
+        rolled_back: notes(done),
+        left_behind: notes(failed),
     }
 }
 

@@ -4,11 +4,13 @@ use std::pin::Pin;
 
 use futures::Stream;
 use launchway_proto::ctrl::v1::{
-    self as proto, CreateDeploymentRequest, CreateDeploymentResponse, DeploymentEvent,
-    GetDeploymentRequest, GetDeploymentResponse, GetJournalRequest, GetJournalResponse,
-    ListDeploymentsRequest, ListDeploymentsResponse, PromoteRequest, PromoteResponse,
-    RollbackRequest, RollbackResponse, StreamBuildLogsRequest, WatchDeploymentRequest,
-    create_deployment_request::Source, deployment_service_server::DeploymentService,
+    self as proto, CancelDeploymentRequest, CancelDeploymentResponse, CreateDeploymentRequest,
+    CreateDeploymentResponse, DeploymentEvent, GetDeploymentRequest, GetDeploymentResponse,
+    GetJournalRequest, GetJournalResponse, ListDeploymentsRequest, ListDeploymentsResponse,
+    PromoteRequest, PromoteResponse, RedeployRequest, RetryDeploymentRequest,
+    RetryDeploymentResponse, RollbackRequest, RollbackResponse, StreamBuildLogsRequest,
+    WatchDeploymentRequest, create_deployment_request::Source,
+    deployment_service_server::DeploymentService,
 };
 use launchway_workflows::{
     ids::DeploymentId,
@@ -19,8 +21,11 @@ use launchway_workflows::{
 use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
 
-use super::{Control, convert, journal, watch};
-use crate::{restate::RestateError, store::DeploymentView};
+use super::{Control, actions, convert, journal, watch};
+use crate::{
+    restate::RestateError,
+    store::{DeploymentFilter, DeploymentView},
+};
 
 /// Deployments of one list, where no limit was given, and at most.
 const DEFAULT_LIMIT: u32 = 50;
@@ -53,11 +58,7 @@ impl DeploymentService for Control {
         let key = ingress_key(&input);
         let created: CreatedDeployment =
             self.ingress.call("Deployments/create", &key, &input).await.map_err(refusal)?;
-        Ok(Response::new(CreateDeploymentResponse {
-            deployment_id: created.deployment_id.to_string(),
-            status: convert::status(created.status).into(),
-            created: created.created,
-        }))
+        Ok(Response::new(created_response(&created)))
     }
 
     async fn get_deployment(
@@ -71,16 +72,41 @@ impl DeploymentService for Control {
 
     async fn rollback(
         &self,
-        _request: Request<RollbackRequest>,
+        request: Request<RollbackRequest>,
     ) -> Result<Response<RollbackResponse>, Status> {
-        Err(Status::unimplemented("rollback is not offered yet: deploy the earlier source again"))
+        let released = actions::rollback(self, request.into_inner()).await?;
+        Ok(Response::new(RollbackResponse { released: Some(released) }))
     }
 
     async fn promote(
         &self,
-        _request: Request<PromoteRequest>,
+        request: Request<PromoteRequest>,
     ) -> Result<Response<PromoteResponse>, Status> {
-        Err(Status::unimplemented("promote is not offered yet: deploy to the environment"))
+        let released = actions::promote(self, &request.into_inner().target_deployment_id).await?;
+        Ok(Response::new(PromoteResponse { released: Some(released) }))
+    }
+
+    async fn retry_deployment(
+        &self,
+        request: Request<RetryDeploymentRequest>,
+    ) -> Result<Response<RetryDeploymentResponse>, Status> {
+        Ok(Response::new(actions::retry(self, request.into_inner()).await?))
+    }
+
+    async fn cancel_deployment(
+        &self,
+        request: Request<CancelDeploymentRequest>,
+    ) -> Result<Response<CancelDeploymentResponse>, Status> {
+        let asked = actions::cancel(self, &request.into_inner().deployment_id).await?;
+        Ok(Response::new(CancelDeploymentResponse { asked }))
+    }
+
+    async fn redeploy(
+        &self,
+        request: Request<RedeployRequest>,
+    ) -> Result<Response<CreateDeploymentResponse>, Status> {
+        let created = actions::redeploy(self, request.into_inner()).await?;
+        Ok(Response::new(created_response(&created)))
     }
 
     async fn list_deployments(
@@ -88,12 +114,15 @@ impl DeploymentService for Control {
         request: Request<ListDeploymentsRequest>,
     ) -> Result<Response<ListDeploymentsResponse>, Status> {
         let request = request.into_inner();
-        let limit = if request.limit == 0 { DEFAULT_LIMIT } else { request.limit.min(MAX_LIMIT) };
-        let found = self
-            .store
-            .deployments(&self.workspace, &request.project_id, &request.environment_slug, limit)
-            .await
-            .map_err(unavailable)?;
+        let state = Some(request.state.as_str()).filter(|state| !state.is_empty());
+        let filter = DeploymentFilter {
+            project: request.project_id,
+            environment: request.environment_slug,
+            branch: request.branch,
+            status: state.map(str::parse).transpose().map_err(Status::invalid_argument)?,
+            limit: if request.limit == 0 { DEFAULT_LIMIT } else { request.limit.min(MAX_LIMIT) },
+        };
+        let found = self.store.deployments(&self.workspace, &filter).await.map_err(unavailable)?;
         let deployments =
             found.into_iter().map(|view| convert::deployment(view, &self.gateway)).collect();
         Ok(Response::new(ListDeploymentsResponse { deployments }))
@@ -130,6 +159,14 @@ impl DeploymentService for Control {
         };
         let rows = self.admin.journal(&invocation.0).await.map_err(refusal)?;
         Ok(Response::new(GetJournalResponse { entries: journal::entries(rows, &view) }))
+    }
+}
+
+fn created_response(created: &CreatedDeployment) -> CreateDeploymentResponse {
+    CreateDeploymentResponse {
+        deployment_id: created.deployment_id.to_string(),
+        status: convert::status(created.status).into(),
+        created: created.created,
     }
 }
 
@@ -180,22 +217,28 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
 /// with its first result, whatever is sent, and only the database can refuse.
 fn ingress_key(input: &CreateDeployment) -> String {
     let Some(key) = &input.idempotency_key else { return uuid::Uuid::new_v4().to_string() };
-    let mut hash = Sha256::new();
     let workspace = input.workspace_id.as_ref().map(|id| id.as_str()).unwrap_or_default();
-    for text in [workspace, key, input.content_hash.as_deref().unwrap_or_default()] {
+    hashed(&[workspace, key, input.content_hash.as_deref().unwrap_or_default()])
+}
+
+/// A key of fixed length out of several texts.
+pub(super) fn hashed(texts: &[&str]) -> String {
+    let mut hash = Sha256::new();
+    for text in texts {
         hash.update(text.len().to_le_bytes());
         hash.update(text.as_bytes());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn unavailable(error: StoreError) -> Status {
+pub(super) fn unavailable(error: StoreError) -> Status {
     Status::unavailable(error.to_string())
 }
 
-fn refusal(error: RestateError) -> Status {
+pub(super) fn refusal(error: RestateError) -> Status {
     match error {
-        RestateError::Refused { status: 409, message } => Status::already_exists(message),
+        RestateError::Refused { status: 404, message } => Status::not_found(message),
+        RestateError::Refused { status: 409, message } => Status::failed_precondition(message),
         RestateError::Refused { status: 400..=499, message } => Status::invalid_argument(message),
         RestateError::Refused { message, .. } => Status::internal(message),
         error @ RestateError::Unavailable { .. } => Status::unavailable(error.to_string()),

@@ -1,6 +1,7 @@
 //! The control API: `ctrl.v1` for people and programs, `gateway.v1` for
 //! gateways, on one port, with health and reflection.
 
+mod actions;
 mod auth;
 mod builds;
 mod convert;
@@ -27,7 +28,7 @@ pub use routes::RouteFeed;
 
 use crate::{
     config::Gateway,
-    restate::{admin::AdminClient, ingress::IngressClient},
+    restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::S3Storage,
     store::Store,
 };
@@ -43,6 +44,8 @@ pub struct Control {
     pub ingress: IngressClient,
     /// Where journals are read.
     pub admin: AdminClient,
+    /// Where workflows are ended.
+    pub workflows: Workflows,
     /// For the URLs that are shown.
     pub gateway: Gateway,
     /// Whose projects these are.

@@ -1,10 +1,5 @@
 //! The admin API: registration, invocations, journals.
 
-use async_trait::async_trait;
-use launchway_workflows::{
-    ids::InvocationId,
-    ports::{Invocations, RestateSilent},
-};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 
@@ -18,7 +13,7 @@ pub struct AdminClient {
 }
 
 /// One entry of a journal, its notification joined in.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct JournalEntry {
     /// Position in the journal, from 0.
     pub index: u32,
@@ -153,13 +148,71 @@ impl AdminClient {
         .await
     }
 
+    /// The `idempotency-key` header an invocation was submitted with.
+    ///
+    /// # Errors
+    /// Restate does not answer.
+    pub async fn idempotency_key(&self, id: &str) -> Result<Option<String>, RestateError> {
+        #[derive(Deserialize)]
+        struct Submitted {
+            #[serde(default)]
+            idempotency_key: Option<String>,
+        }
+        let sql =
+            format!("SELECT idempotency_key FROM sys_invocation WHERE id = '{}'", literal(id));
+        let rows: Vec<Submitted> = self.query(&sql).await?;
+        Ok(rows.into_iter().next().and_then(|row| row.idempotency_key))
+    }
+
+    /// Whether an invocation was restarted already.
+    ///
+    /// # Errors
+    /// Restate does not answer.
+    pub async fn restarted_from(&self, ended: &str) -> Result<bool, RestateError> {
+        let sql = format!(
+            "SELECT count(*) AS count FROM sys_invocation WHERE restarted_from = '{}'",
+            literal(ended)
+        );
+        let rows: Vec<Count> = self.query(&sql).await?;
+        Ok(rows.first().is_some_and(|row| row.count > 0))
+    }
+
+    /// Runs an ended invocation again, on the same code, with the entries up to
+    /// and including `index` kept.
+    ///
+    /// # Errors
+    /// Restate does not answer, or refuses: it says why.
+    pub async fn restart_as_new(&self, ended: &str, index: u32) -> Result<(), RestateError> {
+        self.patch(ended, &format!("restart-as-new?from={index}&deployment=keep")).await
+    }
+
+    /// Asks an invocation to end; its handler hears it at its next await.
+    ///
+    /// # Errors
+    /// Restate does not answer, or the invocation has ended.
+    pub async fn cancel(&self, invocation_id: &str) -> Result<(), RestateError> {
+        self.patch(invocation_id, "cancel").await
+    }
+
+    /// Holds an invocation until it is resumed.
+    ///
+    /// # Errors
+    /// Restate does not answer, or the invocation cannot be paused now.
+    pub async fn pause(&self, invocation_id: &str) -> Result<(), RestateError> {
+        self.patch(invocation_id, "pause").await
+    }
+
+    async fn patch(&self, invocation_id: &str, action: &str) -> Result<(), RestateError> {
+        let url = format!("{}/invocations/{invocation_id}/{action}", self.url);
+        exchange(self.http.patch(&url), &url).await.map(drop)
+    }
+
     /// Ends the back-off or the pause of an invocation.
     ///
     /// # Errors
     /// Restate does not answer, or the invocation is not held back any more.
     pub async fn resume(&self, invocation_id: &str) -> Result<(), RestateError> {
-        let url = format!("{}/invocations/{invocation_id}/resume", self.url);
-        exchange(self.http.patch(&url), &url).await.map(drop)
+        self.patch(invocation_id, "resume").await
     }
 
     /// The journal of an invocation, in order.
@@ -175,7 +228,10 @@ impl AdminClient {
         Ok(join(self.query(&sql).await?))
     }
 
-    async fn query<T: DeserializeOwned>(&self, sql: &str) -> Result<Vec<T>, RestateError> {
+    pub(super) async fn query<T: DeserializeOwned>(
+        &self,
+        sql: &str,
+    ) -> Result<Vec<T>, RestateError> {
         let url = format!("{}/query", self.url);
         let request = self
             .http
@@ -186,22 +242,6 @@ impl AdminClient {
         let rows: Rows<T> = serde_json::from_slice(&body)
             .map_err(|error| RestateError::Refused { status: 500, message: error.to_string() })?;
         Ok(rows.rows)
-    }
-}
-
-#[async_trait]
-impl Invocations for AdminClient {
-    async fn idempotency_key(&self, id: &InvocationId) -> Result<Option<String>, RestateSilent> {
-        #[derive(Deserialize)]
-        struct Submitted {
-            #[serde(default)]
-            idempotency_key: Option<String>,
-        }
-        let sql =
-            format!("SELECT idempotency_key FROM sys_invocation WHERE id = '{}'", literal(&id.0));
-        let rows: Vec<Submitted> =
-            self.query(&sql).await.map_err(|error| RestateSilent(error.to_string()))?;
-        Ok(rows.into_iter().next().and_then(|row| row.idempotency_key))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Calls of handlers, and completions of awakeables.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use launchway_workflows::engine::readiness::{AwakeableResolver, ReadyVerdict};
 use serde::{Serialize, de::DeserializeOwned};
@@ -32,9 +34,34 @@ impl IngressClient {
     ) -> Result<O, RestateError> {
         let url = format!("{}/{target}", self.url);
         let request = self.http.post(&url).header("idempotency-key", idempotency_key).json(input);
-        let body = exchange(request, &url).await?;
-        serde_json::from_slice(&body)
-            .map_err(|error| RestateError::Refused { status: 500, message: error.to_string() })
+        answer(&exchange(request, &url).await?)
+    }
+
+    /// The same for a handler that may take as long as `limit`. It goes on when
+    /// nobody waits for it any more, and is found again by its key.
+    ///
+    /// # Errors
+    /// As [`IngressClient::call`].
+    pub async fn call_within<I: Serialize, O: DeserializeOwned>(
+        &self,
+        target: &str,
+        idempotency_key: &str,
+        input: &I,
+        limit: Duration,
+    ) -> Result<O, RestateError> {
+        let url = format!("{}/{target}", self.url);
+        let request = self.http.post(&url).timeout(limit);
+        let request = request.header("idempotency-key", idempotency_key).json(input);
+        answer(&exchange(request, &url).await?)
+    }
+
+    /// Starts a handler without input and does not wait for it.
+    ///
+    /// # Errors
+    /// Restate does not answer, or knows no such handler.
+    pub async fn send(&self, target: &str) -> Result<(), RestateError> {
+        let url = format!("{}/{target}/send", self.url);
+        exchange(self.http.post(&url), &url).await.map(drop)
     }
 
     /// Answers when the ingress does.
@@ -45,6 +72,11 @@ impl IngressClient {
         let url = format!("{}/restate/health", self.url);
         exchange(self.http.get(&url), &url).await.map(drop)
     }
+}
+
+fn answer<O: DeserializeOwned>(body: &[u8]) -> Result<O, RestateError> {
+    serde_json::from_slice(body)
+        .map_err(|error| RestateError::Refused { status: 500, message: error.to_string() })
 }
 
 #[async_trait]

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod identity;
 pub mod ingress;
 pub mod server;
+pub mod workflows;
 
 use std::time::Duration;
 

@@ -6,7 +6,10 @@ mod build_log;
 mod keys;
 mod open;
 mod port;
+mod recovery;
+mod releases;
 mod retirement;
+mod retries;
 mod routes;
 mod steps;
 mod submissions;
@@ -26,8 +29,7 @@ use tokio::sync::{broadcast, watch};
 pub use keys::{ApiKey, Role};
 pub use open::OpenError;
 pub use routes::RouteRow;
-pub use unwinding::CancelRequest;
-pub use views::{BuildLogLine, DeploymentView, StepView};
+pub use views::{AttemptView, BuildLogLine, DeploymentFilter, DeploymentView, StepView};
 
 /// Changes that a slow watcher may lag behind before it must read afresh.
 const CHANGE_BUFFER: usize = 4096;
@@ -114,6 +116,14 @@ where
 {
     let text: String = get(row, column)?;
     text.parse().map_err(|error| StoreError(format!("column {column}: {error}")))
+}
+
+fn optional_json<T: DeserializeOwned>(row: &AnyRow, column: &str) -> Result<Option<T>> {
+    get::<Option<String>>(row, column)?.map(|text| from_json(&text)).transpose()
+}
+
+fn optional_id(row: &AnyRow, column: &str) -> Result<Option<DeploymentId>> {
+    get::<Option<String>>(row, column)?.map(|_| parse(row, column)).transpose()
 }
 
 fn from_json<T: DeserializeOwned>(text: &str) -> Result<T> {

@@ -2,15 +2,17 @@
 
 use async_trait::async_trait;
 use launchway_workflows::{
+    engine::retry::RestartPoint,
     error::StepFailure,
     ids::{DeploymentId, InvocationId},
     model::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, NewDeployment, Routed, Submission,
     },
     ports::{
-        self, AttemptEnd, BuildEvent, Guarded, LeftBehind, ReadinessWait, Retirable, RunInputs,
-        StepEnd, StepRun, UnwindStart,
+        self, AttemptEnd, BuildEvent, CancelRequest, EndedAttempt, Guarded, InFlight, LeftBehind,
+        ReadinessWait, ReleaseStart, Retirable, RunInputs, StepEnd, StepRun, UnwindStart,
     },
+    services::{release::ReleaseRequest, routing::Swapped},
     status::DeploymentStatus,
     step::Step,
 };
@@ -145,6 +147,52 @@ impl ports::Store for Store {
 
     async fn retirement_candidates(&self, id: &DeploymentId, keep: u32) -> Result<Vec<Retirable>> {
         self.find_retirable(id, keep).await
+    }
+
+    async fn resubmission(&self, id: &DeploymentId) -> Result<Option<NewDeployment>> {
+        self.read_resubmission(id).await
+    }
+
+    async fn ended_attempt(&self, id: &DeploymentId) -> Result<Option<EndedAttempt>> {
+        self.read_ended(id).await
+    }
+
+    async fn begin_retry(
+        &self,
+        id: &DeploymentId,
+        by: &InvocationId,
+        ended: &InvocationId,
+        point: &RestartPoint,
+    ) -> Result<Guarded> {
+        self.start_retry(id, by, ended, point).await
+    }
+
+    async fn take_back_retry(&self, id: &DeploymentId, by: &InvocationId) -> Result<()> {
+        self.undo_retry(id, by).await
+    }
+
+    async fn request_cancel(&self, id: &DeploymentId) -> Result<CancelRequest> {
+        self.ask_cancel(id).await
+    }
+
+    async fn in_flight(&self) -> Result<Vec<InFlight>> {
+        self.read_in_flight().await
+    }
+
+    async fn settled_since(&self, id: &DeploymentId) -> Result<Option<(DeploymentStatus, i64)>> {
+        self.read_settled_since(id).await
+    }
+
+    async fn mark_stalled(&self, id: &DeploymentId, why: &str) -> Result<()> {
+        self.write_stalled(id, why).await
+    }
+
+    async fn begin_release(&self, request: &ReleaseRequest) -> Result<ReleaseStart> {
+        self.start_release(request).await
+    }
+
+    async fn swap_routes(&self, request: &ReleaseRequest) -> Result<Swapped> {
+        self.swap(request).await
     }
 
     async fn run_target(&self, id: &DeploymentId) -> Result<Option<String>> {

@@ -6,10 +6,10 @@ use launchway_workflows::{
     ports::Guarded,
     status::DeploymentStatus,
 };
-use sqlx::any::AnyRow;
 
 use super::{
-    Result, Store, Tx, attempts::move_in, commit, database, from_json, get, json, now_ms, parse,
+    Result, Store, Tx, attempts::move_in, commit, database, from_json, get, json, now_ms,
+    optional_id, parse,
 };
 
 /// A hostname and the deployment that answers for it.
@@ -134,10 +134,6 @@ async fn lock(tx: &mut Tx, id: &DeploymentId, owner: &InvocationId) -> Result<Lo
         live_sequence: get(&row, "live_sequence")?,
         pinned: optional_id(&row, "pinned_deployment_id")?,
     }))
-}
-
-fn optional_id(row: &AnyRow, column: &str) -> Result<Option<DeploymentId>> {
-    get::<Option<String>>(row, column)?.map(|_| parse(row, column)).transpose()
 }
 
 /// Why the environment's domain does not move, if it does not.

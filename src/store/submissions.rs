@@ -80,7 +80,7 @@ impl Store {
 
 async fn existing(tx: &mut Tx, new: &NewDeployment) -> Result<Option<Submission>> {
     let row = sqlx::query(
-        "SELECT id, status, content_hash FROM deployments WHERE workspace_id = $1 AND idempotency_key = $2",
+        "SELECT id, status, content_hash, submitted_by FROM deployments WHERE workspace_id = $1 AND idempotency_key = $2",
     )
     .bind(new.workspace_id.as_str())
     .bind(new.idempotency_key.as_str())
@@ -91,7 +91,7 @@ async fn existing(tx: &mut Tx, new: &NewDeployment) -> Result<Option<Submission>
     let deployment_id: DeploymentId = parse(&row, "id")?;
     let hash: String = get(&row, "content_hash")?;
     // A re-executed insert finds its own row: that is its creation.
-    if deployment_id == new.id {
+    if get::<String>(&row, "submitted_by")? == new.submitted_by.0 {
         return Ok(Some(Submission::Created { deployment_id }));
     }
     if !hash.is_empty() && !new.content_hash.is_empty() && hash != new.content_hash {
@@ -187,8 +187,8 @@ async fn insert(
     let inserted = sqlx::query(
         "INSERT INTO deployments (id, workspace_id, project_id, environment_id, sequence, build_id, \
          idempotency_key, content_hash, branch, source, git_commit, build_options, run_options, status, \
-         created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $14, $14) \
+         submitted_by, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $15, $14, $14) \
          ON CONFLICT (workspace_id, idempotency_key) DO NOTHING",
     )
     .bind(new.id.as_str())
@@ -205,6 +205,7 @@ async fn insert(
     .bind(json(&new.build)?)
     .bind(json(&new.run)?)
     .bind(now)
+    .bind(new.submitted_by.0.as_str())
     .execute(&mut **tx)
     .await
     .map_err(database)?;

@@ -4,7 +4,7 @@ use launchway_workflows::{
     engine::undo::Started,
     error::StepFailure,
     ids::{DeploymentId, InvocationId},
-    ports::{LeftBehind, UnwindStart},
+    ports::{CancelRequest, LeftBehind, UnwindStart},
     status::DeploymentStatus,
 };
 
@@ -23,13 +23,14 @@ impl Store {
     ) -> Result<UnwindStart> {
         let mut tx = self.write().await?;
         let closed = sqlx::query(
-            "UPDATE deployments SET unwinding = 1, failure = $3, invocation_id = $2 \
+            "UPDATE deployments SET unwinding = 1, failure = $3, invocation_id = $2, updated_at = $4 \
              WHERE id = $1 AND routed IS NULL AND (invocation_id = $2 OR status = 'retrying' \
              OR (status = 'pending' AND invocation_id IS NULL))",
         )
         .bind(id.as_str())
         .bind(owner.0.as_str())
         .bind(json(cause)?)
+        .bind(now_ms())
         .execute(&mut *tx)
         .await
         .map_err(database)?;
@@ -83,11 +84,8 @@ impl Store {
         Ok(Some(left))
     }
 
-    /// Asks for cancellation, once. The status it found.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn request_cancel(&self, id: &DeploymentId) -> Result<CancelRequest> {
+    /// See `request_cancel` of the port.
+    pub(super) async fn ask_cancel(&self, id: &DeploymentId) -> Result<CancelRequest> {
         let mut tx = self.write().await?;
         // Nobody runs it yet and nobody will: the row is ended here.
         let unstarted = sqlx::query(
@@ -125,19 +123,6 @@ impl Store {
             _ => CancelRequest::Asked,
         })
     }
-}
-
-/// What a request for cancellation found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CancelRequest {
-    /// Its workflow has to be told.
-    Asked,
-    /// It had not begun; the row is ended.
-    Unstarted,
-    /// It is cancelled already.
-    Already,
-    /// It has ended otherwise, or its domains have moved.
-    TooLate(DeploymentStatus),
 }
 
 async fn started(tx: &mut Tx, id: &DeploymentId) -> Result<Vec<Started>> {

@@ -6,13 +6,13 @@ use launchway_workflows::{
     engine::undo::Undone,
     error::StepFailure,
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
-    model::{GitCommit, Routed, RunOptions},
+    model::{GitCommit, Routed, RunOptions, Source},
     ports::StoreError,
     status::DeploymentStatus,
 };
-use sqlx::{AssertSqlSafe, any::AnyRow};
+use sqlx::{Any, AssertSqlSafe, any::AnyRow};
 
-use super::{Result, Store, database, from_json, get, parse};
+use super::{Result, Store, database, from_json, get, optional_json, parse};
 
 /// A deployment with everything people ask about.
 #[derive(Debug, Clone)]
@@ -43,8 +43,21 @@ pub struct DeploymentView {
     pub warnings: Vec<String>,
     pub created_at: i64,
     pub updated_at: i64,
+    pub source: Source,
+    pub image_local_only: bool,
+    /// Where and why the latest attempt began, when not at the start.
+    pub restarted: Option<(String, String)>,
+    pub cancel_requested: bool,
+    /// Since when it makes no progress, and why.
+    pub stalled: Option<(i64, String)>,
+    /// The hostname of the environment, when it points here.
+    pub environment_domain: Option<String>,
+    /// Its own hostname, which never moves.
+    pub commit_domain: Option<String>,
     /// Hostnames that answer with this deployment now.
     pub domains: Vec<String>,
+    /// Those before the present one.
+    pub attempts: Vec<AttemptView>,
     pub steps: Vec<StepView>,
 }
 
@@ -77,10 +90,49 @@ pub struct BuildLogLine {
     pub duration_ms: i64,
 }
 
+/// Which deployments are wanted. Empty texts match all.
+#[derive(Debug, Clone, Default)]
+pub struct DeploymentFilter {
+    /// Slug or id.
+    pub project: String,
+    /// Slug.
+    pub environment: String,
+    /// Name.
+    pub branch: String,
+    /// In this state now.
+    pub status: Option<DeploymentStatus>,
+    /// At most this many.
+    pub limit: u32,
+}
+
+/// An attempt that has ended and was followed by another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AttemptView {
+    /// From 1.
+    pub attempt: u32,
+    /// How it ended.
+    pub status: DeploymentStatus,
+    /// Its workflow.
+    pub invocation_id: Option<InvocationId>,
+    /// Why it ended so.
+    pub failure: Option<StepFailure>,
+    /// What it took back.
+    pub undone: Vec<Undone>,
+    /// Milliseconds since the epoch.
+    pub started_at: i64,
+    /// Milliseconds since the epoch.
+    pub ended_at: i64,
+}
+
 const DEPLOYMENT: &str = "SELECT d.id, d.workspace_id, d.project_id, p.slug AS project_slug, \
     d.environment_id, e.slug AS environment_slug, e.replicas, e.cpu_millicores, e.memory_mib, d.branch, \
     d.git_commit, d.build_id, d.run_options, d.status, d.attempt, d.invocation_id, d.image_reference, \
-    d.image_digest, d.routed, d.failure, d.undone, d.created_at, d.updated_at FROM deployments d \
+    d.image_digest, d.image_local_only, d.routed, d.failure, d.undone, d.source, d.restarted_at_step, \
+    d.restarted_why, d.cancel_requested_at, d.stalled_since, d.stalled_why, d.created_at, d.updated_at, \
+    (SELECT m.name FROM domains m WHERE m.deployment_id = d.id AND m.kind = 'environment') \
+    AS environment_domain, \
+    (SELECT m.name FROM domains m WHERE m.deployment_id = d.id AND m.kind = 'commit') AS commit_domain \
+    FROM deployments d \
     JOIN projects p ON p.id = d.project_id JOIN environments e ON e.id = d.environment_id";
 
 impl Store {
@@ -103,6 +155,7 @@ impl Store {
         let Some(row) = row else { return Ok(None) };
         let mut view = view(&row)?;
         view.steps = self.steps_of(id).await?;
+        view.attempts = self.attempts_of(id).await?;
         view.domains = self
             .texts("SELECT name FROM domains WHERE deployment_id = $1 ORDER BY kind DESC, name", id)
             .await?;
@@ -112,27 +165,27 @@ impl Store {
         Ok(Some(view))
     }
 
-    /// Deployments, newest first, without steps and warnings. Empty filters
-    /// match all; a project is named by slug or id.
+    /// Deployments, newest first, without steps and warnings.
     ///
     /// # Errors
     /// The database does not answer.
     pub async fn deployments(
         &self,
         workspace: &WorkspaceId,
-        project: &str,
-        environment: &str,
-        limit: u32,
+        filter: &DeploymentFilter,
     ) -> Result<Vec<DeploymentView>> {
         let sql = AssertSqlSafe(format!(
             "{DEPLOYMENT} WHERE d.workspace_id = $1 AND ($2 = '' OR p.slug = $2 OR p.id = $2) \
-             AND ($3 = '' OR e.slug = $3) ORDER BY d.created_at DESC, d.id DESC LIMIT $4"
+             AND ($3 = '' OR e.slug = $3) AND ($4 = '' OR d.branch = $4) AND ($5 = '' OR d.status = $5) \
+             ORDER BY d.created_at DESC, d.id DESC LIMIT $6"
         ));
         let rows = sqlx::query(sql)
             .bind(workspace.as_str())
-            .bind(project)
-            .bind(environment)
-            .bind(i64::from(limit))
+            .bind(filter.project.as_str())
+            .bind(filter.environment.as_str())
+            .bind(filter.branch.as_str())
+            .bind(filter.status.map_or("", DeploymentStatus::as_str))
+            .bind(i64::from(filter.limit))
             .fetch_all(&self.pool)
             .await
             .map_err(database)?;
@@ -169,26 +222,6 @@ impl Store {
         rows.iter().map(log_line).collect()
     }
 
-    /// Deployments that a workflow owns: id, status, invocation.
-    ///
-    /// # Errors
-    /// The database does not answer.
-    pub async fn in_flight(&self) -> Result<Vec<(DeploymentId, Option<InvocationId>)>> {
-        let rows = sqlx::query(
-            "SELECT id, invocation_id FROM deployments WHERE status IN \
-             ('pending', 'queued', 'building', 'pushing', 'deploying', 'checking', 'routing', 'retrying')",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(database)?;
-        rows.iter()
-            .map(|row| {
-                let invocation = get::<Option<String>>(row, "invocation_id")?.map(InvocationId);
-                Ok((parse(row, "id")?, invocation))
-            })
-            .collect()
-    }
-
     async fn steps_of(&self, id: &DeploymentId) -> Result<Vec<StepView>> {
         let rows = sqlx::query(
             "SELECT step, attempt, status, tries, started_at, ended_at, message, error_code, error_message \
@@ -199,6 +232,18 @@ impl Store {
         .await
         .map_err(database)?;
         rows.iter().map(step).collect()
+    }
+
+    async fn attempts_of(&self, id: &DeploymentId) -> Result<Vec<AttemptView>> {
+        let rows = sqlx::query(
+            "SELECT attempt, status, invocation_id, failure, undone, started_at, ended_at \
+             FROM deployment_attempts WHERE deployment_id = $1 ORDER BY attempt",
+        )
+        .bind(id.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)?;
+        rows.iter().map(attempt).collect()
     }
 
     async fn texts(&self, sql: &'static str, id: &DeploymentId) -> Result<Vec<String>> {
@@ -227,8 +272,13 @@ impl Store {
     }
 }
 
-fn optional_json<T: serde::de::DeserializeOwned>(row: &AnyRow, column: &str) -> Result<Option<T>> {
-    get::<Option<String>>(row, column)?.map(|text| from_json(&text)).transpose()
+fn pair<'r, A, B>(row: &'r AnyRow, first: &str, second: &str) -> Result<Option<(A, B)>>
+where
+    A: sqlx::Decode<'r, Any> + sqlx::Type<Any>,
+    B: sqlx::Decode<'r, Any> + sqlx::Type<Any> + Default,
+{
+    let (first, second): (Option<A>, Option<B>) = (get(row, first)?, get(row, second)?);
+    Ok(first.map(|first| (first, second.unwrap_or_default())))
 }
 
 fn small(row: &AnyRow, column: &str) -> Result<u32> {
@@ -262,8 +312,28 @@ fn view(row: &AnyRow) -> Result<DeploymentView> {
         warnings: Vec::new(),
         created_at: get(row, "created_at")?,
         updated_at: get(row, "updated_at")?,
+        source: from_json(&get::<String>(row, "source")?)?,
+        image_local_only: get::<Option<i64>>(row, "image_local_only")? == Some(1),
+        restarted: pair(row, "restarted_at_step", "restarted_why")?,
+        cancel_requested: get::<Option<i64>>(row, "cancel_requested_at")?.is_some(),
+        stalled: pair(row, "stalled_since", "stalled_why")?,
+        environment_domain: get(row, "environment_domain")?,
+        commit_domain: get(row, "commit_domain")?,
         domains: Vec::new(),
+        attempts: Vec::new(),
         steps: Vec::new(),
+    })
+}
+
+fn attempt(row: &AnyRow) -> Result<AttemptView> {
+    Ok(AttemptView {
+        attempt: small(row, "attempt")?,
+        status: parse(row, "status")?,
+        invocation_id: get::<Option<String>>(row, "invocation_id")?.map(InvocationId),
+        failure: optional_json(row, "failure")?,
+        undone: optional_json(row, "undone")?.unwrap_or_default(),
+        started_at: get(row, "started_at")?,
+        ended_at: get(row, "ended_at")?,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use launchway_workflows::{
-    engine::{core::Core, readiness::ReadinessWatcher},
+    engine::{core::Core, readiness::ReadinessWatcher, reconcile::Reconciler},
     ports::RouteAnnouncer,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -16,7 +16,7 @@ use crate::{
     control::{Control, RouteFeed},
     gateway::{self, GatewayConfig},
     krane::{Backend, DockerBackend, DockerSettings, KraneClient, KraneService},
-    restate::{admin::AdminClient, ingress::IngressClient},
+    restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
     store::{Role as KeyRole, Store},
     worker,
@@ -169,6 +169,18 @@ impl Parts {
         KraneClient::new(&self.config.krane.url()).map_err(SetupError::from)
     }
 
+    fn admin(&self) -> AdminClient {
+        AdminClient::new(&self.config.restate.admin_url())
+    }
+
+    fn ingress(&self) -> IngressClient {
+        IngressClient::new(&self.config.restate.ingress_url())
+    }
+
+    fn workflows(&self) -> Workflows {
+        Workflows::new(self.admin(), self.ingress())
+    }
+
     pub(super) async fn start_control(
         &mut self,
         store: &Store,
@@ -180,13 +192,20 @@ impl Parts {
         let control = Control {
             store: store.clone(),
             storage: storage.clone(),
-            ingress: IngressClient::new(&self.config.restate.ingress_url()),
-            admin: AdminClient::new(&self.config.restate.admin_url()),
+            ingress: self.ingress(),
+            admin: self.admin(),
+            workflows: self.workflows(),
             gateway: self.config.gateway.clone(),
             workspace: self.config.workspace(),
             max_context_bytes: self.config.storage.max_context_bytes,
             routes: feed,
         };
+        let reconciler = Reconciler::new(
+            Arc::new(store.clone()),
+            Arc::new(self.workflows()),
+            self.config.recovery(),
+        );
+        self.spawn_endless(reconciler.run());
         let listener = listen("control.bind", self.config.control.bind).await?;
         let stopping = self.stopping();
         self.spawn(async move {
@@ -206,7 +225,7 @@ impl Parts {
         store: &Store,
         storage: &S3Storage,
     ) -> Result<(), SetupError> {
-        let ingress = Arc::new(IngressClient::new(&self.config.restate.ingress_url()));
+        let ingress = Arc::new(self.ingress());
         let (store, runtime) = (Arc::new(store.clone()), Arc::new(self.krane()?));
         let readiness = ReadinessWatcher::new(store.clone(), runtime.clone(), ingress);
         let announcer: Arc<dyn RouteAnnouncer> = match &self.feed {
@@ -221,7 +240,7 @@ impl Parts {
             ),
             runtime,
             announcer,
-            invocations: Arc::new(AdminClient::new(&self.config.restate.admin_url())),
+            invocations: Arc::new(self.workflows()),
             scraper: Arc::new(worker::HttpScraper::new()),
             readiness: Arc::clone(&readiness),
             settings: self.config.settings(),
@@ -241,7 +260,7 @@ impl Parts {
     /// Makes Restate and the worker known to each other, and lets go on what
     /// waited for a worker.
     pub(super) async fn register_worker(&self) -> Result<(), SetupError> {
-        let admin = AdminClient::new(&self.config.restate.admin_url());
+        let admin = self.admin();
         let url = worker::url(&self.config.worker.url());
         let elsewhere = admin.unfinished_elsewhere(&url).await.map_err(SetupError::from)?;
         if elsewhere > 0 {

@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ids::{BuildId, DeploymentId, EnvironmentId, ProjectId, WorkspaceId},
+    ids::{BuildId, DeploymentId, EnvironmentId, InvocationId, ProjectId, WorkspaceId},
     status::DeploymentStatus,
 };
 
@@ -105,6 +105,8 @@ pub struct NewDeployment {
     pub build: BuildOptions,
     /// How to run.
     pub run: RunOptions,
+    /// The invocation that submits it: its own row is found again by it.
+    pub submitted_by: InvocationId,
     /// The caller's key, unique in the workspace.
     pub idempotency_key: String,
     /// Hash over content and build inputs, lower-case hex; empty when unknown.

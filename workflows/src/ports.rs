@@ -13,13 +13,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::{
-    engine::undo::{Started, Undone},
+    engine::{
+        retry::RestartPoint,
+        undo::{Started, Undone},
+    },
     error::{StepError, StepFailure},
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
     model::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, Instance, NewDeployment, Routed,
         RunOptions, Submission,
     },
+    services::{release::ReleaseRequest, routing::Swapped},
     status::DeploymentStatus,
     step::Step,
 };
@@ -233,8 +237,143 @@ pub trait Store: Send + Sync + 'static {
         keep: u32,
     ) -> Result<Vec<Retirable>, StoreError>;
 
+    /// A new submission of what `id` was made from, with ids and a key of its
+    /// own. `None`: there is no such deployment.
+    async fn resubmission(&self, id: &DeploymentId) -> Result<Option<NewDeployment>, StoreError>;
+
+    /// What a retry has to know of the attempt that ended. `None`: there is no
+    /// such deployment.
+    async fn ended_attempt(&self, id: &DeploymentId) -> Result<Option<EndedAttempt>, StoreError>;
+
+    /// Begins a new attempt (compare-and-set `failed | cancelled → retrying`)
+    /// and puts the ended one into the history. `by` is the invocation that
+    /// asks, `ended` the one whose journal the new attempt continues.
+    async fn begin_retry(
+        &self,
+        id: &DeploymentId,
+        by: &InvocationId,
+        ended: &InvocationId,
+        point: &RestartPoint,
+    ) -> Result<Guarded, StoreError>;
+
+    /// Takes back a retry that Restate has refused: the deployment is as ended
+    /// as it was.
+    async fn take_back_retry(&self, id: &DeploymentId, by: &InvocationId)
+    -> Result<(), StoreError>;
+
+    /// Asks for cancellation, once.
+    async fn request_cancel(&self, id: &DeploymentId) -> Result<CancelRequest, StoreError>;
+
+    /// Deployments that a workflow should own.
+    async fn in_flight(&self) -> Result<Vec<InFlight>, StoreError>;
+
+    /// The state of a deployment and when it was entered, in milliseconds since
+    /// the epoch. `None`: there is no such deployment.
+    async fn settled_since(
+        &self,
+        id: &DeploymentId,
+    ) -> Result<Option<(DeploymentStatus, i64)>, StoreError>;
+
+    /// Notes that a deployment makes no progress, and why; its next step
+    /// forgets it.
+    async fn mark_stalled(&self, id: &DeploymentId, why: &str) -> Result<(), StoreError>;
+
+    /// Checks whether an environment may move to the target, and calls off a
+    /// retirement that was scheduled for it.
+    async fn begin_release(&self, request: &ReleaseRequest) -> Result<ReleaseStart, StoreError>;
+
+    /// Moves domains, live pointer, pin and statuses in one transaction.
+    /// Repeating it returns the same.
+    async fn swap_routes(&self, request: &ReleaseRequest) -> Result<Swapped, StoreError>;
+
     /// Namespace (environment id) and service name a deployment runs under.
     async fn run_target(&self, id: &DeploymentId) -> Result<Option<String>, StoreError>;
+}
+
+/// The attempt of a deployment that has ended, or is about to be repeated.
+#[derive(Debug, Clone)]
+pub struct EndedAttempt {
+    /// `failed` or `cancelled`, if it may be retried.
+    pub status: DeploymentStatus,
+    /// From 1.
+    pub attempt: u32,
+    /// What it failed with.
+    pub failure: Option<StepFailure>,
+    /// What it took back.
+    pub undone: Vec<Undone>,
+    /// The last step that it began.
+    pub last_step: Option<Step>,
+    /// What was being deployed.
+    pub plan: DeploymentPlan,
+    /// What it had built.
+    pub image: Option<BuiltImage>,
+    /// How the present attempt began, while it is `retrying`.
+    pub retried: Option<Retried>,
+}
+
+/// How an attempt began that is a retry.
+#[derive(Debug, Clone)]
+pub struct Retried {
+    /// The invocation that asked for it.
+    pub by: InvocationId,
+    /// The invocation whose journal it continues.
+    pub ended: InvocationId,
+    /// Where.
+    pub point: RestartPoint,
+}
+
+/// What a request for cancellation found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "found", content = "status", rename_all = "kebab-case")]
+pub enum CancelRequest {
+    /// Its workflow has to be told.
+    Asked,
+    /// It had not begun; the row is ended.
+    Unstarted,
+    /// It is cancelled already.
+    Already,
+    /// It has ended otherwise, or its domains have moved.
+    TooLate(DeploymentStatus),
+}
+
+/// A deployment that a workflow should own.
+#[derive(Debug, Clone)]
+pub struct InFlight {
+    /// Which one.
+    pub deployment_id: DeploymentId,
+    /// How far it is.
+    pub status: DeploymentStatus,
+    /// The invocation of `Deployments` that submitted it, or last retried it.
+    pub sent_by: Option<InvocationId>,
+    /// The step that runs.
+    pub step: Option<Step>,
+    /// Last sign of life in the database, in milliseconds since the epoch.
+    pub updated_at: i64,
+    /// Somebody has asked for cancellation, and it does not unwind yet.
+    pub cancel_pending: bool,
+    /// It was said already that it makes no progress.
+    pub stalled: bool,
+}
+
+/// Whether an environment may move.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "start", content = "value", rename_all = "kebab-case")]
+pub enum ReleaseStart {
+    /// Yes, once this runs.
+    Begun(Box<ReleaseTarget>),
+    /// No; why, for people.
+    Refused(String),
+}
+
+/// Where an environment moves to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReleaseTarget {
+    /// What it is.
+    pub plan: DeploymentPlan,
+    /// What it runs, pinned.
+    pub image: String,
+    /// Its instances are stopped.
+    pub retired: bool,
 }
 
 /// A deployment that may retire.
@@ -382,6 +521,9 @@ pub trait Builder: Send + Sync + 'static {
         events: mpsc::Sender<BuildEvent>,
     ) -> Result<BuiltImage, StepError>;
 
+    /// Whether an image that was built can still be run.
+    async fn has_image(&self, image: &BuiltImage) -> Result<bool, StepError>;
+
     /// Ends any build with this id; none running is fine.
     async fn abort(&self, build_id: &BuildId) -> Result<(), StepError>;
 
@@ -442,12 +584,82 @@ pub trait RouteAnnouncer: Send + Sync + 'static {
     async fn announce(&self);
 }
 
-/// What Restate knows of an invocation and does not tell its handler.
+/// What Restate knows of workflows and does not tell their handlers.
 #[async_trait]
 pub trait Invocations: Send + Sync + 'static {
     /// The `idempotency-key` header it was submitted with. Up to protocol V6
     /// the server keeps it to itself (restate-server 1.7).
     async fn idempotency_key(&self, id: &InvocationId) -> Result<Option<String>, RestateSilent>;
+
+    /// The latest `deploy` of a deployment, as far as Restate remembers.
+    async fn latest(&self, id: &DeploymentId) -> Result<Option<Workflow>, RestateSilent>;
+
+    /// Every unfinished `Deployment` and `Deployments` invocation.
+    async fn unfinished(&self) -> Result<Vec<Workflow>, RestateSilent>;
+
+    /// Asks an invocation to end; one that has ended already is fine. One that
+    /// backs off or is paused is woken, so that it hears it at once.
+    async fn cancel(&self, id: &InvocationId) -> Result<(), RestateSilent>;
+
+    /// Ends a back-off or a pause; in any other state nothing happens.
+    async fn resume(&self, id: &InvocationId) -> Result<(), RestateSilent>;
+
+    /// Makes Restate schedule an invocation anew that is suspended and does not
+    /// move.
+    async fn reschedule(&self, id: &InvocationId) -> Result<(), RestateSilent>;
+
+    /// Runs an ended invocation again from the first own entry of a step; what
+    /// is before it is kept and not executed. Repeating it finds the one that
+    /// was started.
+    async fn restart(&self, ended: &InvocationId, from: Step) -> Result<Restarted, RestateSilent>;
+
+    /// Starts `Deployment/unwind`.
+    async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent>;
+}
+
+/// An invocation of a deployment's workflow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Workflow {
+    /// Its id.
+    pub invocation: InvocationId,
+    /// The object's key; `None` for `Deployments`.
+    pub deployment_id: Option<DeploymentId>,
+    /// deploy, unwind, create, retry, …
+    pub handler: String,
+    /// What it does now.
+    pub state: WorkflowState,
+    /// The last transient failure.
+    pub last_failure: Option<String>,
+    /// Version of its journal; `None`: not known, or not of this product.
+    pub journal_version: Option<u32>,
+}
+
+/// What an invocation does now, in Restate's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WorkflowState {
+    /// Behind another one of the same key, or about to start.
+    Waiting,
+    /// On a worker.
+    Running,
+    /// Waits for a result, on no worker.
+    Suspended,
+    /// Waits for its next try.
+    BackingOff,
+    /// Waits for a person.
+    Paused,
+    /// Ended.
+    Completed,
+}
+
+/// Whether an invocation was run again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Restarted {
+    /// Yes.
+    Yes,
+    /// It has not ended yet.
+    NotYet,
+    /// No; why, for people.
+    Refused(String),
 }
 
 /// Restate's admin API did not answer. Always worth another try.

@@ -103,6 +103,11 @@ impl DeploymentStatus {
         !Self::IN_FLIGHT.contains(&self)
     }
 
+    /// Whether its domains have moved to it at some time.
+    pub fn has_served(self) -> bool {
+        matches!(self, S::Live | S::Ready | S::Retiring | S::Retired)
+    }
+
     /// The name in the database, in JSON and for people.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -51,6 +51,12 @@ impl Step {
         Step::RetirePrevious,
     ];
 
+    /// Work of minutes inside one run, which says nothing to the database while
+    /// it lasts. Each such step has a limit of its own.
+    pub fn is_held(self) -> bool {
+        matches!(self, Step::BuildImage | Step::PushImage | Step::DeployToKrane)
+    }
+
     /// The kebab-case name.
     pub fn name(self) -> &'static str {
         match self {

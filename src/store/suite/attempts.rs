@@ -14,7 +14,7 @@ use launchway_workflows::{
 };
 
 use super::{Store, create, invocation, on_both_databases, status};
-use crate::store::CancelRequest;
+use launchway_workflows::ports::CancelRequest;
 
 on_both_databases!(
     the_first_invocation_owns_the_row,

@@ -14,7 +14,7 @@ use launchway_workflows::{
     status::DeploymentStatus,
 };
 
-use super::Store;
+use super::{DeploymentFilter, Store};
 
 /// One test per case and database.
 macro_rules! on_both_databases {
@@ -47,6 +47,7 @@ fn submission(key: &str) -> NewDeployment {
         git_commit: None,
         build: BuildOptions { build_args: BTreeMap::new(), ..BuildOptions::default() },
         run: RunOptions::default(),
+        submitted_by: invocation(&format!("submit-{key}-{}", DeploymentId::generate())),
         idempotency_key: key.to_owned(),
         content_hash: "aa".to_owned(),
     }
@@ -78,6 +79,10 @@ async fn routing(store: &Store, new: NewDeployment) -> (DeploymentPlan, Invocati
         assert_eq!(store.transition(&id, &owner, status).await.unwrap(), Guarded::Applied);
     }
     (plan, owner)
+}
+
+fn all() -> DeploymentFilter {
+    DeploymentFilter { limit: 1000, ..DeploymentFilter::default() }
 }
 
 async fn status(store: &Store, id: &DeploymentId) -> DeploymentStatus {

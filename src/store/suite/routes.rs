@@ -10,7 +10,7 @@ use launchway_workflows::{
     status::DeploymentStatus,
 };
 
-use super::{InvocationId, Store, on_both_databases, routing, status, submission};
+use super::{InvocationId, Store, all, on_both_databases, routing, status, submission};
 
 on_both_databases!(
     the_commit_moves_domains_pointer_and_status_at_once,
@@ -114,8 +114,7 @@ async fn concurrent_commits_leave_the_newest_live(store: &Store) {
     }
     assert_eq!(target(store, "shop-preview-local.localhost").await, newest);
     assert_eq!(target(store, "shop-git-main-local.localhost").await, newest);
-    let rows =
-        store.deployments(&launchway_workflows::ids::WorkspaceId::local(), "", "", 100).await;
+    let rows = store.deployments(&launchway_workflows::ids::WorkspaceId::local(), &all()).await;
     let live: Vec<_> = rows
         .unwrap()
         .into_iter()

@@ -7,7 +7,7 @@ use launchway_workflows::{
     status::DeploymentStatus,
 };
 
-use super::{Store, create, on_both_databases, submission};
+use super::{DeploymentFilter, Store, all, create, on_both_databases, submission};
 
 on_both_databases!(
     concurrent_submissions_with_one_key_insert_one_row,
@@ -18,7 +18,7 @@ on_both_databases!(
 );
 
 async fn count(store: &Store) -> usize {
-    store.deployments(&WorkspaceId::local(), "", "", 1000).await.unwrap().len()
+    store.deployments(&WorkspaceId::local(), &all()).await.unwrap().len()
 }
 
 async fn concurrent_submissions_with_one_key_insert_one_row(store: &Store) {
@@ -53,7 +53,9 @@ async fn two_hundred_concurrent_writers_all_succeed(store: &Store) {
     for call in calls {
         call.await.unwrap();
     }
-    let rows = store.deployments(&WorkspaceId::local(), "shop", "preview", 1000).await.unwrap();
+    let filter =
+        DeploymentFilter { project: "shop".to_owned(), environment: "preview".to_owned(), ..all() };
+    let rows = store.deployments(&WorkspaceId::local(), &filter).await.unwrap();
     assert_eq!(rows.len(), 200);
 }
 

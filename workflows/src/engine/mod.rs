@@ -1,8 +1,11 @@
 //! The machinery every durable handler uses: steps, undos, readiness.
 
+pub mod cancel;
 pub mod core;
 pub mod failpoint;
 pub mod readiness;
+pub mod reconcile;
+pub mod retry;
 pub(crate) mod run;
 pub mod steps;
 pub mod undo;

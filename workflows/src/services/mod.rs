@@ -1,5 +1,5 @@
 //! The Restate services. Calls go one way only:
-//! `Deployments → Deployment → Waits | BuildSlots | Routing | Retirement`.
+//! `Deployments → Deployment | Release → Waits | BuildSlots | Routing | Retirement`.
 
 // The SDK's macros generate clients without documentation.
 #![allow(missing_docs)]
@@ -7,6 +7,7 @@
 pub mod build_slots;
 pub mod deployment;
 pub mod deployments;
+pub mod release;
 pub mod retirement;
 pub mod routing;
 pub mod waits;
@@ -59,6 +60,7 @@ pub fn bind(endpoint: Builder, core: &Arc<Core>) -> Builder {
         .bind(with(waits::Waits::new(core()), internal()))
         .bind(with(build_slots::BuildSlots, internal()))
         .bind(with(routing::Routing::new(core()), internal()))
+        .bind(with(release::Release::new(core()), options()))
         .bind(with(retirement::Retirement::new(core()), internal()))
 }
 

@@ -7,6 +7,7 @@ use restate_sdk::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::release::ReleaseRequest;
 use crate::{
     engine::{
         core::Core,
@@ -39,6 +40,30 @@ pub enum Assigned {
     Failed(StepFailure),
 }
 
+/// Input of `swap`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SwapRequest {
+    /// From and to.
+    pub release: ReleaseRequest,
+}
+
+/// Output of `swap`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
+pub enum Swapped {
+    /// The domains have moved.
+    Done {
+        /// The environment's hostname.
+        domain: String,
+        /// What was live before.
+        previous: Option<DeploymentId>,
+    },
+    /// The target was retired meanwhile: start it again.
+    Again,
+    /// The rules forbid it.
+    Refused(String),
+}
+
 /// The domains of an environment.
 pub struct Routing {
     core: Arc<Core>,
@@ -65,6 +90,23 @@ impl Routing {
             Ok(Json(commit(&core, request.0).await?))
         });
         Ok(assigned.await?)
+    }
+
+    /// Moves the environment's domains and live pointer to another of its
+    /// deployments, in one transaction.
+    #[handler]
+    async fn swap(
+        &self,
+        ctx: ObjectContext<'_>,
+        request: Json<SwapRequest>,
+    ) -> HandlerResult<Json<Swapped>> {
+        let core = Arc::clone(&self.core);
+        let swapped = bounded_run!(ctx, "swap-routes", move || async move {
+            let swapped = core.store.swap_routes(&request.0.release).await?;
+            core.announcer.announce().await;
+            Ok(Json(swapped))
+        });
+        Ok(swapped.await?)
     }
 }
 

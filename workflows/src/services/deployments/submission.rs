@@ -1,16 +1,11 @@
-//! `Deployments.create`: the one way in, for gRPC, JSON and ingress alike.
+//! A submission: what may be asked for, and what it means.
 
-use std::sync::Arc;
-
-use restate_sdk::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::deployment::{DeployRequest, DeploymentClient};
 use crate::{
-    engine::{core::Core, readiness::now_ms, run::bounded_run},
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
-    model::{BuildContext, BuildOptions, GitCommit, NewDeployment, RunOptions, Source, Submission},
+    model::{BuildContext, BuildOptions, GitCommit, NewDeployment, RunOptions, Source},
     names::truncate_chars,
     status::DeploymentStatus,
 };
@@ -75,85 +70,30 @@ pub struct CreatedDeployment {
     pub created: bool,
 }
 
-/// The stateless front of deployments.
-pub struct Deployments {
-    core: Arc<Core>,
-}
-
-impl Deployments {
-    /// Handlers over these ports.
-    pub fn new(core: Arc<Core>) -> Self {
-        Self { core }
-    }
-}
-
-#[restate_sdk::service]
-impl Deployments {
-    /// Inserts the row and starts its workflow, as one durable action: a
-    /// crash between the two is finished by Restate. The same idempotency key
-    /// gives the same deployment; with other content it is refused (409).
-    #[handler]
-    async fn create(
-        &self,
-        ctx: Context<'_>,
-        input: Json<CreateDeployment>,
-    ) -> HandlerResult<Json<CreatedDeployment>> {
-        let invocation = InvocationId(ctx.invocation_id().to_owned());
-        let core = Arc::clone(&self.core);
-        let Json(submission) = bounded_run!(ctx, "insert-deployment", move || async move {
-            let header_key = match &input.0.idempotency_key {
-                Some(_) => None,
-                None => core.invocations.idempotency_key(&invocation).await?,
-            };
-            let new = match validate(input.0, header_key, now_ms()) {
-                Ok(new) => new,
-                Err(reason) => {
-                    return Ok(Json(Submission::Refused { reason, conflict: false }));
-                }
-            };
-            Ok(Json(core.store.create_deployment(&new).await?))
-        })
-        .await?;
-        match submission {
-            Submission::Created { deployment_id } => {
-                let request =
-                    DeployRequest { deployment_id: deployment_id.clone(), key_auth_id: None };
-                let deployment = ctx.object_client::<DeploymentClient>(deployment_id.as_str());
-                deployment.deploy(Json(request)).send();
-                let status = DeploymentStatus::Pending;
-                Ok(Json(CreatedDeployment { deployment_id, status, created: true }))
-            }
-            Submission::Existing { deployment_id, status } => {
-                Ok(Json(CreatedDeployment { deployment_id, status, created: false }))
-            }
-            Submission::Refused { reason, conflict } => {
-                let code = if conflict { 409 } else { 400 };
-                Err(TerminalError::new_with_code(code, reason).into())
-            }
-        }
-    }
-}
-
-/// Checks what the database cannot and applies defaults. The error names the
-/// field, the rule and the remedy.
-fn validate(
+/// Checks what the database cannot and applies defaults. Without a key the
+/// invocation is the key, so that a repeated run of it is no second deployment.
+///
+/// # Errors
+/// Names the field, the rule and the remedy.
+pub(super) fn validate(
     input: CreateDeployment,
     header_key: Option<String>,
+    by: &InvocationId,
     now: i64,
 ) -> Result<NewDeployment, String> {
     let source = source_of(input.build_context, input.docker_image)?;
     let git_commit = input.git_commit.map(|commit| trimmed(commit, now)).transpose()?;
-    let id = DeploymentId::generate();
     let idempotency_key = input
         .idempotency_key
         .or(header_key)
         .filter(|key| !key.is_empty())
-        .unwrap_or_else(|| id.to_string());
+        .unwrap_or_else(|| by.0.clone());
     if idempotency_key.len() > 256 {
         return Err("idempotency_key is longer than 256 bytes: use a shorter one".to_owned());
     }
     Ok(NewDeployment {
-        id,
+        id: DeploymentId::generate(),
+        submitted_by: by.clone(),
         build_id: BuildId::generate(),
         workspace_id: input.workspace_id.unwrap_or_else(WorkspaceId::local),
         project: input.project_id,
@@ -215,6 +155,10 @@ mod tests {
 
     const NOW: i64 = 1_790_000_000_000;
 
+    fn check(input: CreateDeployment) -> Result<NewDeployment, String> {
+        validate(input, None, &InvocationId("inv".to_owned()), NOW)
+    }
+
     fn image() -> CreateDeployment {
         CreateDeployment {
             project_id: "hello".to_owned(),
@@ -236,17 +180,17 @@ mod tests {
         let both = CreateDeployment { build_context: context.clone(), ..image() };
         let none = CreateDeployment { docker_image: Some(String::new()), ..image() };
         let one = CreateDeployment { build_context: context, docker_image: None, ..image() };
-        assert!(validate(both, None, NOW).unwrap_err().contains("exactly one source"));
-        assert!(validate(none, None, NOW).unwrap_err().contains("exactly one source"));
-        assert!(validate(one, None, NOW).is_ok());
+        assert!(check(both).unwrap_err().contains("exactly one source"));
+        assert!(check(none).unwrap_err().contains("exactly one source"));
+        assert!(check(one).is_ok());
     }
 
     /// Checklist 49.
     #[test]
     fn timestamps_in_seconds_or_far_ahead_are_refused() {
-        assert!(validate(commit(1_790_000_000), None, NOW).unwrap_err().contains("milliseconds"));
-        assert!(validate(commit(NOW + MAX_AHEAD_MS + 1), None, NOW).unwrap_err().contains("ahead"));
-        assert!(validate(commit(NOW + MAX_AHEAD_MS), None, NOW).is_ok());
+        assert!(check(commit(1_790_000_000)).unwrap_err().contains("milliseconds"));
+        assert!(check(commit(NOW + MAX_AHEAD_MS + 1)).unwrap_err().contains("ahead"));
+        assert!(check(commit(NOW + MAX_AHEAD_MS)).is_ok());
     }
 
     /// Checklist 48.
@@ -254,27 +198,27 @@ mod tests {
     fn commit_texts_are_trimmed_by_characters() {
         let message = format!("  {}", "ü".repeat(MAX_COMMIT_MESSAGE + 5));
         let commit = GitCommit { commit_message: message, ..GitCommit::default() };
-        let new =
-            validate(CreateDeployment { git_commit: Some(commit), ..image() }, None, NOW).unwrap();
+        let new = check(CreateDeployment { git_commit: Some(commit), ..image() }).unwrap();
         let kept = new.git_commit.unwrap().commit_message;
         assert_eq!(kept.chars().count(), MAX_COMMIT_MESSAGE);
     }
 
     #[test]
-    fn the_body_key_goes_before_the_header() {
-        let input = CreateDeployment { idempotency_key: Some("body".to_owned()), ..image() };
-        assert_eq!(
-            validate(input, Some("header".to_owned()), NOW).unwrap().idempotency_key,
-            "body"
-        );
-        assert_eq!(
-            validate(image(), Some("header".to_owned()), NOW).unwrap().idempotency_key,
-            "header"
-        );
+    fn the_body_key_goes_before_the_header_and_that_before_the_invocation() {
+        let keyed = |body: Option<&str>, header: Option<&str>| {
+            let idempotency_key = body.map(str::to_owned);
+            let input = CreateDeployment { idempotency_key, ..image() };
+            let by = InvocationId("inv".to_owned());
+            validate(input, header.map(str::to_owned), &by, NOW).unwrap().idempotency_key
+        };
+        assert_eq!(keyed(Some("body"), Some("header")), "body");
+        assert_eq!(keyed(None, Some("header")), "header");
+        // Run again after a crash it is the same submission.
+        assert_eq!(keyed(None, None), "inv");
     }
 
     #[test]
     fn environment_defaults_to_preview() {
-        assert_eq!(validate(image(), None, NOW).unwrap().environment, "preview");
+        assert_eq!(check(image()).unwrap().environment, "preview");
     }
 }

@@ -1,0 +1,316 @@
+//! Database and Restate, brought together again: a deployment whose workflow is
+//! gone is unwound, a workflow whose deployment has ended is ended, and what
+//! makes no progress is shown and set going again.
+#![expect(clippy::disallowed_methods, reason = "a background task and a clock, not a handler")]
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use super::{cancel, readiness::now_ms};
+use crate::{
+    ids::DeploymentId,
+    ports::{InFlight, Invocations, RestateSilent, Store, StoreError, Workflow, WorkflowState},
+    step::Step,
+};
+
+/// When to do what, validated by the configuration.
+#[derive(Debug, Clone)]
+pub struct RecoverySettings {
+    /// Between two looks.
+    pub every: Duration,
+    /// Without progress for this long a deployment is `stalled`.
+    pub stalled_after: Duration,
+    /// And after this long its workflow is set going again.
+    pub resume_after: Duration,
+    /// A row and its workflow may differ for this long: one is written first.
+    pub grace: Duration,
+    /// Longest wait for a build slot.
+    pub queue_limit: Duration,
+    /// Longest wait for readiness.
+    pub ready_limit: Duration,
+}
+
+/// See the module. Several of them do no harm: everything they do is guarded.
+pub struct Reconciler {
+    store: Arc<dyn Store>,
+    invocations: Arc<dyn Invocations>,
+    settings: RecoverySettings,
+}
+
+/// Neither could be read. The next look is soon.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum LookError {
+    Store(#[from] StoreError),
+    Restate(#[from] RestateSilent),
+}
+
+/// What a deployment needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    /// Nothing.
+    Fine,
+    /// Its workflow is gone.
+    Unwind,
+    /// It was cancelled, and its workflow was not told.
+    Cancel,
+    /// It makes no progress; why, for people.
+    Stalled { why: String, rouse: Option<Rouse> },
+}
+
+/// How a workflow is set going again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rouse {
+    Resume,
+    Reschedule,
+}
+
+impl Reconciler {
+    /// A reconciler; [`Reconciler::run`] must be spawned.
+    pub fn new(
+        store: Arc<dyn Store>,
+        invocations: Arc<dyn Invocations>,
+        settings: RecoverySettings,
+    ) -> Self {
+        Self { store, invocations, settings }
+    }
+
+    /// Looks at once and then again and again, forever.
+    pub async fn run(self) {
+        loop {
+            if let Err(error) = self.look().await {
+                // Either may be restarting: said by those who depend on it.
+                tracing::debug!(%error, "cannot compare database and Restate now");
+            }
+            tokio::time::sleep(self.settings.every).await;
+        }
+    }
+
+    async fn look(&self) -> Result<(), LookError> {
+        // The rows first: a workflow that ends in between is seen as ended.
+        let rows = self.store.in_flight().await?;
+        let workflows = self.invocations.unfinished().await?;
+        let mut by_deployment: HashMap<&DeploymentId, Vec<&Workflow>> = HashMap::new();
+        for workflow in &workflows {
+            if let Some(id) = &workflow.deployment_id {
+                by_deployment.entry(id).or_default().push(workflow);
+            }
+        }
+        let now = now_ms();
+        for row in &rows {
+            let own = by_deployment.remove(&row.deployment_id).unwrap_or_default();
+            let sender =
+                workflows.iter().any(|workflow| Some(&workflow.invocation) == row.sent_by.as_ref());
+            let verdict = judge(row, &own, sender, now, &self.settings);
+            self.act(row, &own, verdict).await?;
+        }
+        for (id, workflows) in by_deployment {
+            self.end_leftovers(id, &workflows, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn act(
+        &self,
+        row: &InFlight,
+        own: &[&Workflow],
+        verdict: Verdict,
+    ) -> Result<(), LookError> {
+        let id = &row.deployment_id;
+        match verdict {
+            Verdict::Fine => {}
+            Verdict::Unwind => {
+                tracing::warn!(deployment = %id, status = %row.status, "its workflow is gone; unwinding");
+                self.invocations.unwind(id).await?;
+            }
+            Verdict::Cancel => cancel::tell(&*self.invocations, id).await?,
+            Verdict::Stalled { why, rouse } => {
+                if !row.stalled {
+                    tracing::warn!(deployment = %id, status = %row.status, "stalled: {why}");
+                    self.store.mark_stalled(id, &why).await?;
+                }
+                for workflow in own.iter().filter(|workflow| workflow.handler == "deploy") {
+                    match rouse {
+                        Some(Rouse::Resume) => {
+                            self.invocations.resume(&workflow.invocation).await?;
+                        }
+                        Some(Rouse::Reschedule) => {
+                            self.invocations.reschedule(&workflow.invocation).await?;
+                        }
+                        None => continue,
+                    }
+                    tracing::warn!(deployment = %id, ?rouse, "set going again");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// `deploy` returns right after its row is settled; one that does not is of
+    /// no use to anybody.
+    async fn end_leftovers(
+        &self,
+        id: &DeploymentId,
+        workflows: &[&Workflow],
+        now: i64,
+    ) -> Result<(), LookError> {
+        let Some((status, since)) = self.store.settled_since(id).await? else { return Ok(()) };
+        let ended_badly = status.is_settled() && !status.has_served();
+        if !ended_badly || now - since < millis(self.settings.grace) {
+            return Ok(());
+        }
+        for workflow in workflows.iter().filter(|workflow| workflow.handler == "deploy") {
+            tracing::warn!(deployment = %id, %status, "it has ended and its workflow has not; ending that");
+            self.invocations.cancel(&workflow.invocation).await?;
+        }
+        Ok(())
+    }
+}
+
+fn judge(
+    row: &InFlight,
+    own: &[&Workflow],
+    sender_lives: bool,
+    now: i64,
+    settings: &RecoverySettings,
+) -> Verdict {
+    let quiet = now - row.updated_at;
+    let Some(workflow) = own.iter().find(|workflow| workflow.handler == "deploy").or(own.first())
+    else {
+        // Not sent yet, or just about to be written.
+        let about_to = sender_lives || quiet < millis(settings.grace);
+        return if about_to { Verdict::Fine } else { Verdict::Unwind };
+    };
+    if row.cancel_pending && quiet >= millis(settings.grace) {
+        return Verdict::Cancel;
+    }
+    if quiet < millis(settings.stalled_after) {
+        return Verdict::Fine;
+    }
+    let cause = workflow.last_failure.as_deref().unwrap_or("no failure was reported");
+    let (why, rouse) = match workflow.state {
+        WorkflowState::Paused => {
+            (format!("Restate has paused the workflow ({cause})"), Some(Rouse::Resume))
+        }
+        WorkflowState::BackingOff => {
+            (format!("the worker does not take up the workflow ({cause})"), Some(Rouse::Resume))
+        }
+        WorkflowState::Suspended => match row.step {
+            Some(step) if quiet < millis(longest_wait(step, settings)) => return Verdict::Fine,
+            _ => {
+                ("the workflow is suspended and does not move".to_owned(), Some(Rouse::Reschedule))
+            }
+        },
+        // A held step has a limit of its own, and says so when it reaches it.
+        WorkflowState::Running if row.step.is_some_and(Step::is_held) => return Verdict::Fine,
+        WorkflowState::Running => ("the worker does not get on with the step".to_owned(), None),
+        WorkflowState::Waiting => {
+            ("the workflow waits behind another one of this deployment".to_owned(), None)
+        }
+        WorkflowState::Completed => return Verdict::Fine,
+    };
+    let rouse = rouse.filter(|_| quiet >= millis(settings.resume_after));
+    Verdict::Stalled { why, rouse }
+}
+
+/// How long a step may be suspended in the normal course of things.
+fn longest_wait(step: Step, settings: &RecoverySettings) -> Duration {
+    match step {
+        Step::AcquireSlot => settings.queue_limit + settings.stalled_after,
+        Step::AwaitReady => settings.ready_limit + settings.stalled_after,
+        _ => Duration::ZERO,
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ids::InvocationId, status::DeploymentStatus};
+
+    const NOW: i64 = 1_000_000_000;
+
+    fn settings() -> RecoverySettings {
+        RecoverySettings {
+            every: Duration::from_secs(10),
+            stalled_after: Duration::from_secs(60),
+            resume_after: Duration::from_secs(120),
+            grace: Duration::from_secs(15),
+            queue_limit: Duration::from_secs(3600),
+            ready_limit: Duration::from_secs(60),
+        }
+    }
+
+    fn row(step: Option<Step>, quiet_secs: i64) -> InFlight {
+        InFlight {
+            deployment_id: DeploymentId::generate(),
+            status: DeploymentStatus::Building,
+            sent_by: None,
+            step,
+            updated_at: NOW - quiet_secs * 1000,
+            cancel_pending: false,
+            stalled: false,
+        }
+    }
+
+    fn workflow(state: WorkflowState) -> Workflow {
+        Workflow {
+            invocation: InvocationId("inv".to_owned()),
+            deployment_id: None,
+            handler: "deploy".to_owned(),
+            state,
+            last_failure: None,
+            journal_version: None,
+        }
+    }
+
+    fn verdict(row: &InFlight, state: WorkflowState) -> Verdict {
+        judge(row, &[&workflow(state)], false, NOW, &settings())
+    }
+
+    fn rouse(verdict: Verdict) -> Option<Rouse> {
+        match verdict {
+            Verdict::Stalled { rouse, .. } => rouse,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_row_without_a_workflow_is_unwound_unless_it_is_about_to_get_one() {
+        let judged = |row: &InFlight, sender| judge(row, &[], sender, NOW, &settings());
+        assert_eq!(judged(&row(None, 20), false), Verdict::Unwind);
+        assert_eq!(judged(&row(None, 5), false), Verdict::Fine);
+        assert_eq!(judged(&row(None, 500), true), Verdict::Fine);
+    }
+
+    #[test]
+    fn what_is_paused_or_backs_off_is_stalled_and_then_resumed() {
+        for state in [WorkflowState::Paused, WorkflowState::BackingOff] {
+            let building = |quiet| row(Some(Step::BuildImage), quiet);
+            assert_eq!(verdict(&building(59), state), Verdict::Fine);
+            assert_eq!(rouse(verdict(&building(61), state)), None);
+            assert_eq!(rouse(verdict(&building(121), state)), Some(Rouse::Resume));
+        }
+    }
+
+    #[test]
+    fn a_long_build_and_a_long_queue_are_no_stall() {
+        assert_eq!(
+            verdict(&row(Some(Step::BuildImage), 900), WorkflowState::Running),
+            Verdict::Fine
+        );
+        let queued = row(Some(Step::AcquireSlot), 900);
+        assert_eq!(verdict(&queued, WorkflowState::Suspended), Verdict::Fine);
+        let ready = row(Some(Step::AwaitReady), 900);
+        assert_eq!(rouse(verdict(&ready, WorkflowState::Suspended)), Some(Rouse::Reschedule));
+    }
+
+    #[test]
+    fn a_cancel_that_was_not_told_is_told() {
+        let mut row = row(Some(Step::BuildImage), 20);
+        row.cancel_pending = true;
+        assert_eq!(verdict(&row, WorkflowState::Running), Verdict::Cancel);
+    }
+}

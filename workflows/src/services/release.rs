@@ -1,0 +1,213 @@
+//! `Release`, a virtual object per request: moves an environment to another of
+//! its deployments (rollback, promote), which may have to be started first.
+//! Keyed apart from `Routing`, because that may take minutes.
+
+use std::{sync::Arc, time::Duration};
+
+use restate_sdk::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    retirement::RetirementClient,
+    routing::{RoutingClient, SwapRequest, Swapped},
+    waits::{ReadyRequest, WaitsClient},
+};
+use crate::{
+    engine::{core::Core, readiness::ReadyVerdict, run::bounded_run},
+    error::{StepError, StepFailure},
+    ids::DeploymentId,
+    ports::{ReleaseStart, ReleaseTarget, Retirable, RunSpec},
+};
+
+/// A target that retires between its check and the swap is started again;
+/// more than this is somebody retiring it in a loop.
+const ROUNDS: u32 = 5;
+/// Starting the instances, once: an image may have to be pulled.
+const START_LIMIT: Duration = Duration::from_secs(600);
+
+/// Input of `run`. Which workspace it is in was checked by the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// Back, and pinned there; or forward, and unpinned.
+    pub kind: ReleaseKind,
+    /// What the environment shall serve.
+    pub target_deployment_id: DeploymentId,
+    /// What it serves now, if that is to be checked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_deployment_id: Option<DeploymentId>,
+}
+
+/// Which way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReleaseKind {
+    /// The environment stays where it is put: new deployments end as `ready`.
+    Rollback,
+    /// The environment follows new deployments again.
+    Promote,
+}
+
+/// Output of `run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
+pub enum Released {
+    /// The domains have moved.
+    Done {
+        /// The environment's hostname.
+        domain: String,
+        /// What was live before.
+        previous: Option<DeploymentId>,
+        /// The instances had to be started first.
+        started: bool,
+    },
+    /// The rules forbid it; nothing was changed.
+    Refused(String),
+    /// The target could not be started; nothing was changed.
+    Failed(StepFailure),
+}
+
+/// Moves environments.
+pub struct Release {
+    core: Arc<Core>,
+}
+
+impl Release {
+    /// Handlers over these ports.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+#[restate_sdk::object]
+impl Release {
+    /// Makes sure that the target runs and is ready, then moves domains, live
+    /// pointer and statuses in one transaction. What it had started for nothing
+    /// is stopped again.
+    #[handler]
+    async fn run(
+        &self,
+        ctx: ObjectContext<'_>,
+        request: Json<ReleaseRequest>,
+    ) -> HandlerResult<Json<Released>> {
+        let Json(request) = request;
+        for _ in 0..ROUNDS {
+            let target = match self.begin(&ctx, &request).await? {
+                ReleaseStart::Begun(target) => target,
+                ReleaseStart::Refused(reason) => return Ok(Json(Released::Refused(reason))),
+            };
+            if let Err(failure) = self.ensure_ready(&ctx, &target).await? {
+                self.stop_again(&ctx, &target).await?;
+                return Ok(Json(Released::Failed(failure)));
+            }
+            let swap = SwapRequest { release: request.clone() };
+            let routing = ctx.object_client::<RoutingClient>(target.plan.environment_id.as_str());
+            match routing.swap(Json(swap)).call().await?.0 {
+                Swapped::Done { domain, previous } => {
+                    self.retire_left(&ctx, &request.target_deployment_id).await?;
+                    return Ok(Json(Released::Done { domain, previous, started: target.retired }));
+                }
+                Swapped::Refused(reason) => {
+                    self.stop_again(&ctx, &target).await?;
+                    return Ok(Json(Released::Refused(reason)));
+                }
+                Swapped::Again => {}
+            }
+        }
+        let id = &request.target_deployment_id;
+        Ok(Json(Released::Refused(format!("`{id}` was retired again each time it was started"))))
+    }
+}
+
+impl Release {
+    async fn begin(
+        &self,
+        ctx: &ObjectContext<'_>,
+        request: &ReleaseRequest,
+    ) -> Result<ReleaseStart, TerminalError> {
+        let (core, request) = (Arc::clone(&self.core), request.clone());
+        let Json(start) = bounded_run!(ctx, "begin-release", move || async move {
+            Ok(Json(core.store.begin_release(&request).await?))
+        })
+        .await?;
+        Ok(start)
+    }
+
+    /// Applying is idempotent: instances that run already are left alone.
+    async fn ensure_ready(
+        &self,
+        ctx: &ObjectContext<'_>,
+        target: &ReleaseTarget,
+    ) -> Result<Result<(), StepFailure>, TerminalError> {
+        let (core, wanted) = (Arc::clone(&self.core), target.clone());
+        let Json(failed) = bounded_run!(ctx, "start-instances", move || async move {
+            let starting = tokio::time::timeout(START_LIMIT, start(&core, wanted));
+            match starting.await {
+                Ok(Ok(())) => Ok(Json(None)),
+                Ok(Err(StepError::Permanent(failure))) => Ok(Json(Some(failure))),
+                Ok(Err(StepError::Transient(failure))) => Err(failure.to_string().into()),
+                Err(_) => Err("the instances did not start within their limit".to_owned().into()),
+            }
+        })
+        .await?;
+        if let Some(failure) = failed {
+            return Ok(Err(failure));
+        }
+        let request = ReadyRequest {
+            deployment_id: target.plan.deployment_id.clone(),
+            namespace: target.plan.environment_id.to_string(),
+        };
+        match ctx.service_client::<WaitsClient>().ready(Json(request)).call().await?.0 {
+            ReadyVerdict::Ready => Ok(Ok(())),
+            ReadyVerdict::Failed(failure) => Ok(Err(failure)),
+        }
+    }
+
+    /// What was retired stays so when it was started for nothing. Anything else
+    /// ran before and goes on.
+    async fn stop_again(
+        &self,
+        ctx: &ObjectContext<'_>,
+        target: &ReleaseTarget,
+    ) -> Result<(), TerminalError> {
+        if !target.retired {
+            return Ok(());
+        }
+        let (core, plan) = (Arc::clone(&self.core), target.plan.clone());
+        bounded_run!(ctx, "undo-start-instances", move || async move {
+            let namespace = plan.environment_id.to_string();
+            let deleted = core.runtime.delete(&namespace, &plan.deployment_id).await;
+            deleted.map_err(|error| HandlerError::from(error.failure().to_string()))
+        })
+        .await
+    }
+
+    /// The deployment that lost the environment may retire now, like after any
+    /// deployment.
+    async fn retire_left(
+        &self,
+        ctx: &ObjectContext<'_>,
+        target: &DeploymentId,
+    ) -> Result<(), TerminalError> {
+        let (core, id) = (Arc::clone(&self.core), target.clone());
+        let keep = core.settings.keep_running;
+        let Json(candidates) = bounded_run!(ctx, "find-retirable", move || async move {
+            Ok(Json(core.store.retirement_candidates(&id, keep).await?))
+        })
+        .await?;
+        let candidates: Vec<Retirable> = candidates;
+        for candidate in candidates {
+            let key = candidate.deployment_id.clone();
+            ctx.object_client::<RetirementClient>(key.as_str())
+                .retire(Json(candidate))
+                .send_after(self.core.settings.retire_after);
+        }
+        Ok(())
+    }
+}
+
+async fn start(core: &Core, target: ReleaseTarget) -> Result<(), StepError> {
+    let inputs = core.store.run_inputs(&target.plan.deployment_id).await?;
+    core.runtime.apply(&RunSpec { plan: target.plan, image: target.image, inputs }).await
+}
