@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use launchway_workflows::{
+    error::{ErrorCode, StepFailure},
     ids::{DeploymentId, InvocationId},
     model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, RunOptions, Source},
     ports::{AttemptEnd, Guarded, RunInputs, StoreError},
@@ -133,7 +134,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await
                 .map_err(database)?;
-            close_steps(&mut tx, id, end).await?;
+            close_steps(&mut tx, id, &end.failure).await?;
             commit(tx).await?;
             self.changed(id);
         }
@@ -215,11 +216,15 @@ pub(super) async fn move_in(
 
 /// A step that was running when the attempt ended: the one that failed has
 /// the failure, any other had done its part.
-async fn close_steps(tx: &mut Tx, id: &DeploymentId, end: &AttemptEnd) -> Result<()> {
-    let failed = end.failure.step.map_or("", |step| step.name());
-    let (mine, cause) = match end.status {
-        DeploymentStatus::Failed => ("failed", Some(&end.failure)),
-        _ => ("cancelled", None),
+pub(super) async fn close_steps(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    failure: &StepFailure,
+) -> Result<()> {
+    let failed = failure.step.map_or("", |step| step.name());
+    let (mine, cause) = match failure.code {
+        ErrorCode::Cancelled | ErrorCode::Superseded => ("cancelled", None),
+        _ => ("failed", Some(failure)),
     };
     sqlx::query(
         "UPDATE deployment_steps SET status = CASE WHEN step = $2 OR $2 = '' THEN $3 ELSE 'done' END, \

@@ -2,9 +2,12 @@
 //! engine, an S3 and a gateway, on private ports and directories.
 //! `./dev test` installs what this needs.
 
+mod cancels;
 mod crashes;
 mod deploys;
 mod mistakes;
+mod releases;
+mod retries;
 mod setup;
 mod submissions;
 mod support;

@@ -253,6 +253,17 @@ impl Installation {
         post(self.address("restate.ingress_bind"), handler, key, &body.to_string())
     }
 
+    /// Asks Restate's admin API to do something with a deployment's workflow.
+    pub fn admin(&self, id: &str, action: &str) -> Answer {
+        let invocation = self.inspect(id)["invocation_id"].as_str().unwrap().to_owned();
+        let address = self.address("restate.admin_bind");
+        let head = format!(
+            "PATCH /invocations/{invocation}/{action} HTTP/1.1\r\nHost: {address}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        exchange(address, head.as_bytes()).expect("the admin API answers")
+    }
+
     /// Asks a host again and again until dropped; counts what went wrong.
     pub fn load(&self, host: &str, good: &'static [&'static str]) -> Load {
         let (gateway, host) = (self.address("gateway.bind"), host.to_owned());
