@@ -73,19 +73,6 @@ impl Store {
         })
     }
 
-    pub(super) async fn move_status(
-        &self,
-        id: &DeploymentId,
-        owner: &InvocationId,
-        to: DeploymentStatus,
-    ) -> Result<Guarded> {
-        let mut tx = self.write().await?;
-        let guarded = move_in(&mut tx, id, owner, to).await?;
-        commit(tx).await?;
-        self.changed(id);
-        Ok(guarded)
-    }
-
     pub(super) async fn write_image(&self, id: &DeploymentId, image: &BuiltImage) -> Result<()> {
         sqlx::query(
             "UPDATE deployments SET image_reference = $2, image_digest = $3, image_local_only = $4, \
@@ -181,7 +168,8 @@ impl Store {
     }
 }
 
-/// Compare-and-set along the status machine, for the owner only.
+/// Compare-and-set along the status machine, for the owner only. A retry
+/// begins with a compare-and-set of its own: no workflow begins one.
 pub(super) async fn move_in(
     tx: &mut Tx,
     id: &DeploymentId,
@@ -196,7 +184,8 @@ pub(super) async fn move_in(
     let Some(row) = row else { return Ok(Guarded::Lost) };
     let from: DeploymentStatus = parse(&row, "status")?;
     let owned = get::<Option<String>>(&row, "invocation_id")?.as_deref() == Some(&owner.0);
-    if !owned || !(from == to || to.sources().contains(&from)) {
+    let allowed = from == to || to.sources().contains(&from);
+    if !owned || !allowed || to == DeploymentStatus::Retrying {
         return Ok(Guarded::Lost);
     }
     let moved = sqlx::query(
