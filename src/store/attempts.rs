@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use launchway_workflows::{
     error::{ErrorCode, StepFailure},
     ids::{DeploymentId, InvocationId},
-    model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, RunOptions, Source},
+    model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, QueuePolicy, RunOptions, Source},
     ports::{AttemptEnd, Guarded, RunInputs, StoreError},
     status::DeploymentStatus,
 };
@@ -265,6 +265,7 @@ pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<Deployme
         content_hash: get(&row, "content_hash")?,
         source,
         sequence: get(&row, "sequence")?,
-        supersede_queued: get::<String>(&row, "queue_policy")? == "supersede-queued",
+        supersede_queued: parse::<QueuePolicy>(&row, "queue_policy")?
+            == QueuePolicy::SupersedeQueued,
     })
 }

@@ -63,7 +63,7 @@ fn a_queued_one_leaves_the_queue_and_a_waiting_one_its_instances() {
         let shown = here.inspect(&queued);
         let steps = shown["steps"].as_array()?;
         let slot = steps.iter().find(|row| row["name"] == "acquire-slot")?;
-        slot["message"].as_str()?.contains("position 1").then_some(())
+        slot["message"].as_str()?.contains("position 1 of 1").then_some(())
     });
     assert!(here.run(&["cancel", &queued]).status.success());
     assert!(here.run(&["cancel", &first]).status.success());

@@ -51,6 +51,7 @@ fn submission(key: &str) -> NewDeployment {
         git_commit: None,
         build: BuildOptions { build_args: BTreeMap::new(), ..BuildOptions::default() },
         run: RunOptions::default(),
+        queue_policy: None,
         submitted_by: invocation(&format!("submit-{key}-{}", DeploymentId::generate())),
         idempotency_key: key.to_owned(),
         content_hash: "aa".to_owned(),
