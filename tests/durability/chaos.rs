@@ -3,11 +3,14 @@
 
 use std::collections::HashSet;
 
-use launchway_workflows::{
-    engine::failpoint::Point, ids::DeploymentId, status::DeploymentStatus, step::Step,
-};
+use launchway::store::DeploymentView;
+use launchway_workflows::{engine::failpoint::Point, ids::DeploymentId, step::Step};
 
-use crate::support::{Installation, Process, REPLICAS, eventually, now_ms};
+use crate::{
+    effects::{assert_single_effects, instances},
+    failpoints::Reached,
+    support::{Installation, Process, eventually, now_ms},
+};
 
 /// Predecessors retire at once: that is interrupted too.
 const SETTINGS: [&str; 3] =
@@ -62,15 +65,15 @@ async fn survives(label: &str, killed: &[Process]) {
         let mut pauses = kill_at(&mut here, &projects, killed, point).await;
         pauses.sort_unstable();
         let (median, worst) = (pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
-        println!("| {label} | {} | {} | {median} | {worst} |", point.name(), pauses.len(),);
+        println!("| {label} | {} | {} | {median} | {worst} |", point.name(), pauses.len());
         assert!(worst < LONGEST_PAUSE_MS, "{label} {}: {pauses:?}", point.name());
     }
     here.assert_nothing_ran_twice_at_once();
     assert_only_the_latest_run(&here, &projects).await;
 }
 
-/// Milliseconds from the processes being back until each deployment had done
-/// something new; only of those that had to wait for them.
+/// Milliseconds from the processes being back until each deployment that had
+/// to wait for them had done something new.
 async fn kill_at(
     here: &mut Installation,
     projects: &[String],
@@ -80,14 +83,15 @@ async fn kill_at(
     Step::ALL.iter().for_each(|step| here.arm(step.name(), point.name()));
     let ids = here.submit_all(projects).await;
     let parked = here.parked_at_all(point).await;
-    let known: HashSet<_> =
-        here.reached().into_iter().map(|line| (line.id, line.name, line.point)).collect();
     killed.iter().for_each(|process| here.kill(*process));
     let only_krane = killed == [Process::Krane];
+    let mut waiting: Vec<_> = parked.iter().map(|(_, id)| id.clone()).collect();
     if only_krane {
-        // Their worker lives: they go on while krane is away.
+        // Their worker lives: they go on, up to the step that needs krane.
         release_all(here, point);
+        waiting = held_up_by_krane(here, &parked).await;
     }
+    let known = here.reached();
     for process in killed {
         here.start(*process).await;
     }
@@ -101,20 +105,39 @@ async fn kill_at(
         assert_tries(&shown, *step, point, only_krane);
     }
     let reached = here.reached();
-    let progress = parked.iter().map(|(step, id)| {
-        let first = reached.iter().find(|line| {
-            let key = (line.id.clone(), line.name.clone(), line.point.clone());
-            line.id == id.as_str() && line.point != "left" && !known.contains(&key)
-        });
-        let first = first.unwrap_or_else(|| panic!("{id} at {step} has done nothing new"));
-        first.at - back
-    });
-    let mut pauses: Vec<_> = progress.collect();
-    if only_krane {
-        pauses.retain(|pause| *pause >= 0);
-        pauses.push(0);
+    waiting
+        .iter()
+        .map(|id| first_progress(&known, &reached, id) - back)
+        .map(|ms| ms.max(0))
+        .collect()
+}
+
+/// The deployments that were before `deploy-to-krane`, once each has tried it
+/// in vain.
+async fn held_up_by_krane(
+    here: &Installation,
+    parked: &[(Step, DeploymentId)],
+) -> Vec<DeploymentId> {
+    let mut waiting = Vec::new();
+    for (step, id) in parked.iter().filter(|(step, _)| *step < Step::DeployToKrane) {
+        eventually(&format!("{id}, which was at {step}, misses krane"), async || {
+            let shown = here.view(id).await;
+            let row = shown.steps.iter().find(|row| row.name == Step::DeployToKrane.name())?;
+            row.error_code.is_some().then_some(())
+        })
+        .await;
+        waiting.push(id.clone());
     }
-    pauses.into_iter().map(|pause| pause.max(0)).collect()
+    waiting
+}
+
+/// When the deployment reached what it had not reached before.
+fn first_progress(known: &[Reached], reached: &[Reached], id: &DeploymentId) -> i64 {
+    let key = |line: &Reached| (line.name.clone(), line.point.clone());
+    let of_it = |line: &&Reached| line.id == id.as_str() && line.point != "left";
+    let known: HashSet<_> = known.iter().filter(of_it).map(key).collect();
+    let new = reached.iter().filter(of_it).find(|line| !known.contains(&key(line)));
+    new.unwrap_or_else(|| panic!("{id} has done nothing new")).at
 }
 
 fn release_all(here: &Installation, point: Point) {
@@ -124,12 +147,7 @@ fn release_all(here: &Installation, point: Point) {
 }
 
 /// What the journal had is not done again; what was interrupted is, once.
-fn assert_tries(
-    shown: &launchway::store::DeploymentView,
-    parked: Step,
-    point: Point,
-    only_krane: bool,
-) {
+fn assert_tries(shown: &DeploymentView, parked: Step, point: Point, only_krane: bool) {
     for row in &shown.steps {
         let step: Step = row.name.parse().unwrap();
         let journaled = step < parked || (step == parked && point == Point::Journaled);
@@ -143,34 +161,6 @@ fn assert_tries(
         let context = format!("{step}, killed at {parked} {}", point.name());
         assert!(row.tries <= at_most, "{context}: {} tries: {:#?}", row.tries, shown.steps);
     }
-}
-
-fn instances(here: &Installation, id: &DeploymentId) -> u32 {
-    let set = here.world.get("instances", id.as_str()).unwrap_or_default();
-    set.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0)
-}
-
-/// Live, and everything outside is there once.
-async fn assert_single_effects(
-    here: &Installation,
-    id: &DeploymentId,
-) -> launchway::store::DeploymentView {
-    let shown = here.view(id).await;
-    assert_eq!(shown.status, DeploymentStatus::Live, "{shown:#?}");
-    let build = shown.build_id.as_str();
-    assert_eq!(here.world.count("image", build), 1, "one image: {shown:#?}");
-    assert_eq!(here.world.count("two-builds-at-once", build), 0, "{shown:#?}");
-    assert_eq!(here.world.get("builds", build), None, "a build still runs: {shown:#?}");
-    assert_eq!(instances(here, id), REPLICAS, "one set of instances: {shown:#?}");
-    let routed = shown.routed.as_ref().expect("routed");
-    let routes = here.store.route_rows().await.unwrap();
-    assert_eq!(routed.domains.len(), 3, "commit, branch and environment: {shown:#?}");
-    for domain in &routed.domains {
-        let targets: Vec<_> = routes.iter().filter(|route| route.host == *domain).collect();
-        assert_eq!(targets.len(), 1, "{domain}: {targets:?}");
-        assert_eq!(targets[0].deployment_id, *id, "{domain}");
-    }
-    shown
 }
 
 /// Every predecessor has been retired, whatever was killed meanwhile.

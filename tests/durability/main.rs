@@ -4,9 +4,12 @@
 //! with builder, containers and object store that answer at once.
 
 mod chaos;
+mod effects;
 mod failpoints;
 /// Shared with the binary `launchway-instant`.
 mod instant {
     pub mod world;
 }
+mod outage;
 mod support;
+mod unwind;
