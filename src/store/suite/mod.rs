@@ -2,6 +2,7 @@
 
 mod attempts;
 mod databases;
+mod journals;
 mod routes;
 mod submissions;
 
