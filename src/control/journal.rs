@@ -180,7 +180,10 @@ async fn keep_one(control: &Control, unsaved: &UnsavedJournal) -> Result<(), Kee
     // Again: the last steps may have ended since.
     let Some(view) = read().await? else { return Ok(()) };
     match of_restate(control, &view, attempt).await? {
-        Some(lines) => control.store.save_journal(id, attempt, &lines).await?,
+        Some(lines) => {
+            control.store.save_journal(id, attempt, &lines).await?;
+            tracing::info!(deployment = %id, attempt, entries = lines.len(), "journal saved");
+        }
         None if now_ms() - unsaved.ended_at > SENT_WITHIN_MS => {
             tracing::warn!(deployment = %id, attempt, "its journal had gone before it was saved");
             control.store.save_journal(id, attempt, &[]).await?;

@@ -4,6 +4,7 @@
 
 mod crashes;
 mod deploys;
+mod journals;
 mod mistakes;
 mod setup;
 mod submissions;

@@ -159,13 +159,13 @@ fn cancelled(facts: &Facts) -> Story {
     let mut told = vec![format!("{} was cancelled{at} {} ago.", subject(facts), since(facts))];
     told.extend(undone(&facts.undone));
     told.push(outcome(facts));
-    Story { told, remedy: again(facts, None), ..Story::default() }
+    Story { told, remedy: again(facts, ""), ..Story::default() }
 }
 
 fn failed(facts: &Facts) -> Story {
     let Some(cause) = &facts.failure else {
         let told = vec![format!("{} failed {} ago.", subject(facts), since(facts))];
-        return Story { told, remedy: again(facts, None), ..Story::default() };
+        return Story { told, remedy: again(facts, ""), ..Story::default() };
     };
     let at = cause.step.map(|step| format!(" at `{step}`")).unwrap_or_default();
     let (code, said) = (cause.code, failure(cause));
@@ -202,47 +202,42 @@ fn page(code: ErrorCode) -> String {
 fn remedy(facts: &Facts, cause: &StepFailure) -> Vec<String> {
     use ErrorCode as E;
     let id = &facts.deployment_id;
-    let code = cause.code;
-    let own = code.remedy().to_owned();
-    match code {
+    let mut lines = vec![cause.code.remedy().to_owned()];
+    match cause.code {
+        E::ContextMissing | E::Overtaken | E::DeploymentUnknown => {}
+        E::Superseded => lines = vec![format!("`launchway redeploy {id}` builds it anyway.")],
+        // Their remedies are the ways to go on.
+        E::Cancelled | E::Interrupted => lines = again(facts, ""),
         E::BuildFailed | E::DockerfileMissing => {
-            let mut lines = vec![own];
             lines.extend(build_log(facts));
-            lines.push("A retry builds the same source again: it helps only where the cause was outside of it.".to_owned());
-            lines
+            lines.push(SAME_SOURCE.to_owned());
         }
         E::InstanceExited | E::NotReady | E::RuntimeRejected => {
-            let mut lines = vec![own, "Then deploy again.".to_owned()];
-            lines.extend(again(facts, Some("Where the cause was outside of the image, ")));
-            lines
+            lines.push("Then deploy again.".to_owned());
+            lines.extend(again(facts, "Where the cause was outside of the image, "));
         }
-        E::ContextMissing | E::Overtaken | E::DeploymentUnknown => vec![own],
-        E::Superseded => vec![format!("`launchway redeploy {id}` builds it anyway.")],
-        E::Cancelled | E::Interrupted => again(facts, None),
+        E::BaseImageUnavailable | E::BuildTimeout => {
+            lines.extend(build_log(facts));
+            lines.extend(again(facts, "Then "));
+        }
         E::BuilderUnavailable if cause.step == Some(Step::AcquireSlot) => {
-            let mut lines = vec![
-                "Raise `build.concurrency` or `build.queue_time_limit`, or wait until fewer builds run.".to_owned(),
-            ];
-            lines.extend(again(facts, Some("Then ")));
-            lines
+            lines = vec![NO_SLOT.to_owned()];
+            lines.extend(again(facts, "Then "));
         }
         E::Internal => {
-            let mut lines = vec![format!(
-                "This is a defect of launchway: please report it with `launchway inspect {id} --json` and the log of `up`."
-            )];
-            lines.extend(again(facts, None));
-            lines
+            lines = vec![format!("{DEFECT} `launchway inspect {id} --json` and the log of `up`.")];
+            lines.extend(again(facts, ""));
         }
-        _ => {
-            let mut lines = vec![own];
-            if matches!(code, E::BaseImageUnavailable | E::BuildTimeout) {
-                lines.extend(build_log(facts));
-            }
-            lines.extend(again(facts, Some("Then ")));
-            lines
-        }
+        _ => lines.extend(again(facts, "Then ")),
     }
+    lines
 }
+
+const SAME_SOURCE: &str =
+    "A retry builds the same source again: it helps only where the cause was outside of it.";
+const NO_SLOT: &str =
+    "Raise `build.concurrency` or `build.queue_time_limit`, or wait until fewer builds run.";
+const DEFECT: &str = "This is a defect of launchway: please report it with";
 
 fn build_log(facts: &Facts) -> Option<String> {
     let id = &facts.deployment_id;
@@ -250,9 +245,8 @@ fn build_log(facts: &Facts) -> Option<String> {
 }
 
 /// How the same deployment can be run again.
-fn again(facts: &Facts, when: Option<&str>) -> Vec<String> {
+fn again(facts: &Facts, when: &str) -> Vec<String> {
     let id = &facts.deployment_id;
-    let when = when.unwrap_or_default();
     let retry = match retry_point(facts) {
         Some(step) => format!(
             "{when}`launchway retry {id}` goes on at `{step}` and keeps what is before it; `--from STEP` begins earlier."
