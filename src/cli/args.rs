@@ -98,6 +98,14 @@ pub(super) enum Command {
     Journal {
         /// Deployment id
         id: String,
+        /// Of this attempt [default: the present one]
+        #[arg(long, value_name = "N")]
+        attempt: Option<u32>,
+    },
+    /// Say why a deployment is where it is, what happens next and what to do
+    Why {
+        /// Deployment id
+        id: String,
     },
     /// Print a deployment's URL and open it in a browser where there is one
     Open {

@@ -12,6 +12,7 @@ mod query;
 mod render;
 mod serve;
 mod time;
+mod why;
 
 use std::sync::Arc;
 
@@ -61,7 +62,8 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::List(args) => query::list(global, args).await,
         Command::Inspect { id } => query::inspect(global, &id).await,
         Command::Logs(args) => query::logs(global, args).await,
-        Command::Journal { id } => query::journal(global, &id).await,
+        Command::Journal { id, attempt } => why::journal(global, id, attempt).await,
+        Command::Why { id } => why::why(global, id).await,
         Command::Open { id } => query::open(global, id.as_deref()).await,
         Command::Version => query::version(global),
     }

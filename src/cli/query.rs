@@ -1,7 +1,7 @@
 //! Verbs that ask: one answer, as text or as one JSON object.
 
 use launchway_proto::ctrl::v1::{
-    Deployment, Failure as Failed, GetDeploymentRequest, GetJournalRequest, ListDeploymentsRequest,
+    Deployment, Failure as Failed, GetDeploymentRequest, ListDeploymentsRequest,
     StreamBuildLogsRequest,
 };
 use serde_json::{Value, json};
@@ -167,44 +167,6 @@ pub(super) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, Failur
     if global.json {
         emit(&json!({"type": "result", "lines": count}));
     }
-    Ok(Exit::Success)
-}
-
-pub(super) async fn journal(global: &Global, id: &str) -> Result<Exit, Failure> {
-    let mut api = connect(global).await?;
-    let request = GetJournalRequest { deployment_id: id.to_owned() };
-    let answer = api.deployments.get_journal(request).await;
-    let entries = answer.map_err(|status| Failure::of_call(&status))?.into_inner().entries;
-    if global.json {
-        let entries: Vec<Value> = entries
-            .iter()
-            .map(|entry| {
-                json!({
-                    "index": entry.index, "entry": entry.entry, "name": entry.name,
-                    "status": entry.status, "attempt": entry.attempt,
-                    "started_at": entry.started_at, "ended_at": entry.ended_at,
-                    "error": some(&entry.error),
-                })
-            })
-            .collect();
-        emit(&json!({"type": "result", "entries": entries}));
-        return Ok(Exit::Success);
-    }
-    let rows: Vec<Vec<String>> = entries
-        .into_iter()
-        .map(|entry| {
-            vec![
-                entry.index.to_string(),
-                entry.entry,
-                entry.name,
-                entry.status,
-                entry.started_at.map(clock).unwrap_or_default(),
-                entry.ended_at.map(clock).unwrap_or_default(),
-                entry.error,
-            ]
-        })
-        .collect();
-    table(&["INDEX", "ENTRY", "NAME", "STATUS", "STARTED", "ENDED", "ERROR"], &rows);
     Ok(Exit::Success)
 }
 

@@ -51,7 +51,8 @@ impl Authenticate {
 /// Methods that only look need less.
 fn needed(path: &str) -> Role {
     let method = path.rsplit('/').next().unwrap_or_default();
-    match ["Get", "List", "Watch", "Stream"].iter().any(|verb| method.starts_with(verb)) {
+    match ["Get", "List", "Watch", "Stream", "Explain"].iter().any(|verb| method.starts_with(verb))
+    {
         true => Role::Read,
         false => Role::Deploy,
     }

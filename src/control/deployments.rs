@@ -5,12 +5,12 @@ use std::pin::Pin;
 use futures::Stream;
 use launchway_proto::ctrl::v1::{
     self as proto, CancelDeploymentRequest, CancelDeploymentResponse, CreateDeploymentRequest,
-    CreateDeploymentResponse, DeploymentEvent, GetDeploymentRequest, GetDeploymentResponse,
-    GetJournalRequest, GetJournalResponse, ListDeploymentsRequest, ListDeploymentsResponse,
-    PromoteRequest, PromoteResponse, RedeployRequest, RetryDeploymentRequest,
-    RetryDeploymentResponse, RollbackRequest, RollbackResponse, StreamBuildLogsRequest,
-    WatchDeploymentRequest, create_deployment_request::Source,
-    deployment_service_server::DeploymentService,
+    CreateDeploymentResponse, DeploymentEvent, ExplainDeploymentRequest, ExplainDeploymentResponse,
+    GetDeploymentRequest, GetDeploymentResponse, GetJournalRequest, GetJournalResponse,
+    ListDeploymentsRequest, ListDeploymentsResponse, PromoteRequest, PromoteResponse,
+    RedeployRequest, RetryDeploymentRequest, RetryDeploymentResponse, RollbackRequest,
+    RollbackResponse, StreamBuildLogsRequest, WatchDeploymentRequest,
+    create_deployment_request::Source, deployment_service_server::DeploymentService,
 };
 use launchway_workflows::{
     ids::DeploymentId,
@@ -26,7 +26,7 @@ use launchway_workflows::{
 use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
 
-use super::{Control, actions, convert, journal, watch};
+use super::{Control, actions, convert, explain, journal, watch};
 use crate::{
     restate::RestateError,
     store::{DeploymentFilter, DeploymentView},
@@ -177,12 +177,15 @@ impl DeploymentService for Control {
         &self,
         request: Request<GetJournalRequest>,
     ) -> Result<Response<GetJournalResponse>, Status> {
-        let view = self.find(&request.into_inner().deployment_id).await?;
-        let Some(invocation) = &view.invocation_id else {
-            return Ok(Response::new(GetJournalResponse::default()));
-        };
-        let rows = self.admin.journal(&invocation.0).await.map_err(refusal)?;
-        Ok(Response::new(GetJournalResponse { entries: journal::entries(rows, &view) }))
+        Ok(Response::new(journal::get(self, request.into_inner()).await?))
+    }
+
+    async fn explain_deployment(
+        &self,
+        request: Request<ExplainDeploymentRequest>,
+    ) -> Result<Response<ExplainDeploymentResponse>, Status> {
+        let id = request.into_inner().deployment_id;
+        Ok(Response::new(explain::explain(self, &id).await?))
     }
 }
 

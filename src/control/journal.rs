@@ -1,41 +1,194 @@
-//! Restate's journal with the times that people see.
+//! Journals as Restate has them, or as they were saved.
 
-use launchway_proto::ctrl::v1 as proto;
+use std::time::Duration;
 
-use crate::{
-    restate::admin::JournalEntry,
-    store::{DeploymentView, StepView},
+use launchway_proto::ctrl::v1::{GetJournalRequest, GetJournalResponse, JournalEntry};
+use launchway_workflows::{ids::InvocationId, ports::StoreError};
+use tonic::Status;
+
+use super::{
+    Control,
+    deployments::{refusal, unavailable},
 };
+use crate::{
+    restate::{RestateError, admin},
+    store::{DeploymentView, JournalLine, StepView, UnsavedJournal, now_ms},
+};
+
+/// Journals saved between two looks at the database.
+const BATCH: u32 = 50;
+/// A workflow is sent and remembered by Restate well within this time; one
+/// that Restate does not know then, it has forgotten.
+const SENT_WITHIN_MS: i64 = 60_000;
+
+/// The journal of an attempt: Restate's own, else the saved one.
+pub(super) async fn get(
+    control: &Control,
+    request: GetJournalRequest,
+) -> Result<GetJournalResponse, Status> {
+    let view = control.find(&request.deployment_id).await?;
+    let attempt = if request.attempt == 0 { view.attempt } else { request.attempt };
+    if attempt > view.attempt {
+        let (id, attempts) = (&view.id, view.attempt);
+        return Err(Status::not_found(format!(
+            "deployment `{id}` has no attempt {attempt}: the last one is {attempts}"
+        )));
+    }
+    let asked = of_restate(control, &view, attempt).await;
+    if let Ok(Some(lines)) = &asked {
+        return Ok(response(lines, attempt, false));
+    }
+    let saved = control.store.journal(&view.id, attempt).await.map_err(unavailable)?;
+    let ended = attempt < view.attempt || view.status.is_settled();
+    match (saved.is_empty(), asked) {
+        (false, _) => Ok(response(&saved, attempt, true)),
+        (true, Err(error)) => Err(refusal(error)),
+        (true, Ok(_)) if ended => Err(Status::not_found(format!(
+            "the journal of attempt {attempt} of `{}` is gone: Restate has forgotten it before it was saved",
+            view.id
+        ))),
+        // Its workflow has not begun.
+        (true, Ok(_)) => Ok(GetJournalResponse::default()),
+    }
+}
+
+fn response(lines: &[JournalLine], attempt: u32, from_history: bool) -> GetJournalResponse {
+    let entries = lines.iter().map(|line| JournalEntry {
+        index: line.position,
+        entry: line.entry.clone(),
+        name: line.name.clone(),
+        status: line.status.clone(),
+        attempt,
+        started_at: line.started_at,
+        ended_at: line.ended_at,
+        error: line.error.clone(),
+    });
+    GetJournalResponse { entries: entries.collect(), from_history }
+}
+
+/// The journal as Restate has it now, if it still has it.
+async fn of_restate(
+    control: &Control,
+    view: &DeploymentView,
+    attempt: u32,
+) -> Result<Option<Vec<JournalLine>>, RestateError> {
+    for invocation in invocations(control, view, attempt).await? {
+        let rows = control.admin.journal(&invocation.0).await?;
+        if !rows.is_empty() {
+            return Ok(Some(lines(rows, view, attempt)));
+        }
+    }
+    Ok(None)
+}
+
+/// Where to look for an attempt's journal. The row's own invocation may be the
+/// one that has unwound a killed `deploy`.
+async fn invocations(
+    control: &Control,
+    view: &DeploymentView,
+    attempt: u32,
+) -> Result<Vec<InvocationId>, RestateError> {
+    if let Some(earlier) = view.attempts.iter().find(|earlier| earlier.attempt == attempt) {
+        return Ok(earlier.invocation_id.clone().into_iter().collect());
+    }
+    let own =
+        control.workflows.newest(&view.id).await?.map(|workflow| workflow.invocation).into_iter();
+    let mut found: Vec<InvocationId> = own.chain(view.invocation_id.clone()).collect();
+    // A retry that has only just been asked for has no workflow of its own yet.
+    found.retain(|id| !view.attempts.iter().any(|it| it.invocation_id.as_ref() == Some(id)));
+    Ok(found)
+}
 
 /// Entries in order. Times are the product's own where it recorded the step:
 /// Restate stamps the start and end of a fast step alike.
-pub(super) fn entries(rows: Vec<JournalEntry>, view: &DeploymentView) -> Vec<proto::JournalEntry> {
+fn lines(rows: Vec<admin::JournalEntry>, view: &DeploymentView, attempt: u32) -> Vec<JournalLine> {
     let step = |name: &str| -> Option<&StepView> {
-        view.steps.iter().find(|step| step.name == name && step.attempt == view.attempt)
+        view.steps.iter().find(|step| step.name == name && step.attempt == attempt)
     };
-    rows.into_iter()
-        .map(|row| {
-            let recorded = step(&row.name);
-            proto::JournalEntry {
-                index: row.index,
-                entry: row.entry,
-                status: row.status,
-                attempt: view.attempt,
-                started_at: recorded
-                    .map(|step| step.started_at)
-                    .or_else(|| millis(row.started_at.as_deref())),
-                ended_at: recorded
-                    .and_then(|step| step.ended_at)
-                    .or_else(|| millis(row.ended_at.as_deref())),
-                error: row.error,
-                name: row.name,
-            }
-        })
-        .collect()
+    let line = |row: admin::JournalEntry| {
+        let recorded = step(&row.name);
+        JournalLine {
+            position: row.index,
+            entry: row.entry,
+            status: row.status,
+            started_at: recorded
+                .map(|step| step.started_at)
+                .or_else(|| millis(row.started_at.as_deref())),
+            ended_at: recorded
+                .and_then(|step| step.ended_at)
+                .or_else(|| millis(row.ended_at.as_deref())),
+            error: row.error,
+            name: row.name,
+        }
+    };
+    rows.into_iter().map(line).collect()
 }
 
 fn millis(timestamp: Option<&str>) -> Option<i64> {
     let text = timestamp?;
     let parsed = text.parse::<jiff::Timestamp>().ok();
     parsed.or_else(|| format!("{text}Z").parse().ok()).map(|at| at.as_millisecond())
+}
+
+/// Neither could be asked. The next look is soon.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+enum KeepError {
+    Store(#[from] StoreError),
+    Restate(#[from] RestateError),
+}
+
+/// Saves the journals of ended attempts, forever: Restate forgets its own. What
+/// follows the commit point is part of a journal, so it is saved when the
+/// invocation has completed, which is later than the deployment is live.
+pub async fn keep(control: Control, every: Duration) {
+    loop {
+        if let Err(error) = keep_once(&control).await {
+            // Either may be restarting: said by those who depend on it.
+            tracing::debug!(%error, "cannot save journals now");
+        }
+        tokio::time::sleep(every).await;
+    }
+}
+
+/// One pass over everything that is not saved, in small batches: a journal that
+/// cannot be saved yet does not hold up those after it.
+async fn keep_once(control: &Control) -> Result<(), KeepError> {
+    let mut after: Option<UnsavedJournal> = None;
+    loop {
+        let batch = control.store.unsaved_journals(after.as_ref(), BATCH).await?;
+        for unsaved in &batch {
+            keep_one(control, unsaved).await?;
+        }
+        if batch.len() < BATCH as usize {
+            return Ok(());
+        }
+        after = batch.into_iter().last();
+    }
+}
+
+async fn keep_one(control: &Control, unsaved: &UnsavedJournal) -> Result<(), KeepError> {
+    let (id, attempt) = (&unsaved.deployment_id, unsaved.attempt);
+    let read = || control.store.deployment(&unsaved.workspace_id, id);
+    let Some(view) = read().await? else { return Ok(()) };
+    for invocation in invocations(control, &view, attempt).await? {
+        let row = control.admin.invocation(&invocation.0).await?;
+        if row.is_some_and(|row| row.status != "completed") {
+            return Ok(());
+        }
+    }
+    // Again: the last steps may have ended since.
+    let Some(view) = read().await? else { return Ok(()) };
+    match of_restate(control, &view, attempt).await? {
+        Some(lines) => {
+            control.store.save_journal(id, attempt, &lines).await?;
+            tracing::info!(deployment = %id, attempt, entries = lines.len(), "journal saved");
+        }
+        None if now_ms() - unsaved.ended_at > SENT_WITHIN_MS => {
+            tracing::warn!(deployment = %id, attempt, "its journal had gone before it was saved");
+            control.store.save_journal(id, attempt, &[]).await?;
+        }
+        None => {}
+    }
+    Ok(())
 }

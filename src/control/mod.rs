@@ -6,6 +6,7 @@ mod auth;
 mod builds;
 mod convert;
 mod deployments;
+mod explain;
 mod journal;
 mod routes;
 mod watch;
@@ -20,10 +21,11 @@ use launchway_proto::{
     },
     gateway::v1::route_service_server::RouteServiceServer,
 };
-use launchway_workflows::ids::WorkspaceId;
+use launchway_workflows::{ids::WorkspaceId, why::Limits};
 use tokio::net::TcpListener;
 use tonic::transport::server::{Router, TcpIncoming};
 
+pub use journal::keep as keep_journals;
 pub use routes::RouteFeed;
 
 use crate::{
@@ -52,6 +54,8 @@ pub struct Control {
     pub workspace: WorkspaceId,
     /// Larger contexts get no upload URL.
     pub max_context_bytes: u64,
+    /// After how long what happens by itself.
+    pub limits: Limits,
     /// Routes for gateways.
     pub routes: Arc<RouteFeed>,
 }

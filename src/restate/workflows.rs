@@ -45,9 +45,20 @@ impl Workflows {
         Self { admin, ingress }
     }
 
-    async fn find(&self, condition: &str) -> Result<Vec<Workflow>, RestateSilent> {
-        let rows: Vec<Row> =
-            self.admin.query(&format!("{COLUMNS} WHERE {condition}")).await.map_err(silent)?;
+    /// The latest `deploy` of a deployment, as far as Restate remembers.
+    ///
+    /// # Errors
+    /// Restate does not answer.
+    pub async fn newest(&self, id: &DeploymentId) -> Result<Option<Workflow>, RestateError> {
+        let condition = format!(
+            "i.target_service_name = 'Deployment' AND i.target_service_key = '{id}' \
+             AND i.target_handler_name = 'deploy' ORDER BY i.created_at DESC LIMIT 1"
+        );
+        Ok(self.find(&condition).await?.pop())
+    }
+
+    async fn find(&self, condition: &str) -> Result<Vec<Workflow>, RestateError> {
+        let rows: Vec<Row> = self.admin.query(&format!("{COLUMNS} WHERE {condition}")).await?;
         Ok(rows.into_iter().map(workflow).collect())
     }
 }
@@ -57,16 +68,21 @@ fn workflow(row: Row) -> Workflow {
         invocation: InvocationId(row.id),
         deployment_id: row.target_service_key.and_then(|key| key.parse().ok()),
         handler: row.target_handler_name,
-        state: match row.status.as_str() {
-            "running" => WorkflowState::Running,
-            "suspended" => WorkflowState::Suspended,
-            "backing-off" => WorkflowState::BackingOff,
-            "paused" => WorkflowState::Paused,
-            "completed" => WorkflowState::Completed,
-            _ => WorkflowState::Waiting,
-        },
+        state: state_of(&row.status),
         last_failure: row.last_failure,
         journal_version: row.endpoint.as_deref().and_then(journal_version),
+    }
+}
+
+/// Restate's status of an invocation.
+pub fn state_of(status: &str) -> WorkflowState {
+    match status {
+        "running" => WorkflowState::Running,
+        "suspended" => WorkflowState::Suspended,
+        "backing-off" => WorkflowState::BackingOff,
+        "paused" => WorkflowState::Paused,
+        "completed" => WorkflowState::Completed,
+        _ => WorkflowState::Waiting,
     }
 }
 
@@ -88,11 +104,7 @@ impl Invocations for Workflows {
     }
 
     async fn latest(&self, id: &DeploymentId) -> Result<Option<Workflow>, RestateSilent> {
-        let condition = format!(
-            "i.target_service_name = 'Deployment' AND i.target_service_key = '{id}' \
-             AND i.target_handler_name = 'deploy' ORDER BY i.created_at DESC LIMIT 1"
-        );
-        Ok(self.find(&condition).await?.pop())
+        self.newest(id).await.map_err(silent)
     }
 
     async fn unfinished(&self) -> Result<Vec<Workflow>, RestateSilent> {
@@ -100,6 +112,7 @@ impl Invocations for Workflows {
             "i.target_service_name IN ('Deployment', 'Deployments') AND i.status <> 'completed'",
         )
         .await
+        .map_err(silent)
     }
 
     async fn cancel(&self, id: &InvocationId) -> Result<(), RestateSilent> {

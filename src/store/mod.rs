@@ -3,6 +3,7 @@
 
 mod attempts;
 mod build_log;
+mod journals;
 mod keys;
 mod open;
 mod port;
@@ -26,6 +27,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Any, AnyPool, Row, Transaction, any::AnyRow};
 use tokio::sync::{broadcast, watch};
 
+pub use journals::{JournalLine, UnsavedJournal};
 pub use keys::{ApiKey, Role};
 pub use open::OpenError;
 pub use routes::RouteRow;

@@ -12,7 +12,7 @@ use launchway_workflows::{
 };
 use sqlx::{Any, AssertSqlSafe, any::AnyRow};
 
-use super::{Result, Store, database, from_json, get, optional_json, parse};
+use super::{Result, Store, database, from_json, get, optional_id, optional_json, parse};
 
 /// A deployment with everything people ask about.
 #[derive(Debug, Clone)]
@@ -48,6 +48,13 @@ pub struct DeploymentView {
     /// Where and why the latest attempt began, when not at the start.
     pub restarted: Option<(String, String)>,
     pub cancel_requested: bool,
+    /// When it last became live.
+    pub live_at: Option<i64>,
+    /// What its environment serves, and what a rollback has pinned that to.
+    pub environment_live: Option<DeploymentId>,
+    pub environment_pinned: Option<DeploymentId>,
+    /// supersede-queued or queue.
+    pub queue_policy: String,
     /// Since when it makes no progress, and why.
     pub stalled: Option<(i64, String)>,
     /// The hostname of the environment, when it points here.
@@ -129,6 +136,7 @@ const DEPLOYMENT: &str = "SELECT d.id, d.workspace_id, d.project_id, p.slug AS p
     d.git_commit, d.build_id, d.run_options, d.status, d.attempt, d.invocation_id, d.image_reference, \
     d.image_digest, d.image_local_only, d.routed, d.failure, d.undone, d.source, d.restarted_at_step, \
     d.restarted_why, d.cancel_requested_at, d.stalled_since, d.stalled_why, d.created_at, d.updated_at, \
+    d.live_at, e.live_deployment_id, e.pinned_deployment_id, p.queue_policy, \
     (SELECT m.name FROM domains m WHERE m.deployment_id = d.id AND m.kind = 'environment') \
     AS environment_domain, \
     (SELECT m.name FROM domains m WHERE m.deployment_id = d.id AND m.kind = 'commit') AS commit_domain \
@@ -316,6 +324,10 @@ fn view(row: &AnyRow) -> Result<DeploymentView> {
         image_local_only: get::<Option<i64>>(row, "image_local_only")? == Some(1),
         restarted: pair(row, "restarted_at_step", "restarted_why")?,
         cancel_requested: get::<Option<i64>>(row, "cancel_requested_at")?.is_some(),
+        live_at: get(row, "live_at")?,
+        environment_live: optional_id(row, "live_deployment_id")?,
+        environment_pinned: optional_id(row, "pinned_deployment_id")?,
+        queue_policy: get(row, "queue_policy")?,
         stalled: pair(row, "stalled_since", "stalled_why")?,
         environment_domain: get(row, "environment_domain")?,
         commit_domain: get(row, "commit_domain")?,

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use launchway_workflows::{
     engine::{core::Core, readiness::ReadinessWatcher, reconcile::Reconciler},
     ports::RouteAnnouncer,
+    why::Limits,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
@@ -12,7 +13,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use super::{Adapters, SetupError, layout::Layout, secrets::Secrets};
 use crate::{
     config::{Config, read_secret},
-    control::{Control, RouteFeed},
+    control::{Control, RouteFeed, keep_journals},
     gateway::{self, GatewayConfig},
     krane::{KraneClient, KraneService},
     restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
@@ -211,8 +212,11 @@ impl Parts {
             gateway: self.config.gateway.clone(),
             workspace: self.config.workspace(),
             max_context_bytes: self.config.storage.max_context_bytes,
+            limits: Limits::of(&self.config.settings(), &self.config.recovery()),
             routes: feed,
         };
+        let every = self.config.recovery.every.get();
+        self.spawn_endless(keep_journals(control.clone(), every));
         let reconciler = Reconciler::new(
             Arc::new(store.clone()),
             Arc::new(self.workflows()),

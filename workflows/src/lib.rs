@@ -16,3 +16,4 @@ pub mod ports;
 pub mod services;
 pub mod status;
 pub mod step;
+pub mod why;

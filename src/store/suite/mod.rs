@@ -3,6 +3,7 @@
 mod attempts;
 mod databases;
 mod interleavings;
+mod journals;
 mod releases;
 mod routes;
 mod submissions;

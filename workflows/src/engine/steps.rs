@@ -133,7 +133,7 @@ impl fmt::Display for Retryable {
 impl std::error::Error for Retryable {}
 
 /// The failure behind a terminal error of a run whose tries are used up.
-fn exhausted(message: &str) -> StepFailure {
+pub(crate) fn exhausted(message: &str) -> StepFailure {
     let json = message.find('{').map(|start| &message[start..]);
     json.and_then(|json| {
         serde_json::Deserializer::from_str(json).into_iter::<StepFailure>().next()?.ok()

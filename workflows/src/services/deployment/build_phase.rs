@@ -32,7 +32,7 @@ const EVENT_QUEUE: usize = 1024;
 /// Events written in one transaction.
 const EVENT_BATCH: usize = 256;
 /// Pushes retry for minutes: registries restart.
-const PUSH_LIMIT: Duration = Duration::from_secs(600);
+pub(crate) const PUSH_LIMIT: Duration = Duration::from_secs(600);
 
 /// The image to run: built here, or the one that was named.
 pub(super) async fn image_of(

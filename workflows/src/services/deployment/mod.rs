@@ -22,6 +22,8 @@ use crate::{
     model::{DeploymentPlan, Routed},
     step::Step,
 };
+pub(crate) use build_phase::PUSH_LIMIT;
+pub(crate) use release_phase::APPLY_LIMIT;
 use unwinding::Unwound;
 
 /// Input of `deploy`. What to deploy is in the database, not in the journal.

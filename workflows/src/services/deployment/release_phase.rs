@@ -24,8 +24,8 @@ use crate::{
 };
 
 /// Pulling a large image and starting it, once.
-const APPLY: StepLimits =
-    StepLimits { tries: 30, time_limit: std::time::Duration::from_secs(600), held: true };
+pub(crate) const APPLY_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
+const APPLY: StepLimits = StepLimits { tries: 30, time_limit: APPLY_LIMIT, held: true };
 
 pub(super) async fn deploy_to_krane(
     steps: &Steps<'_, '_>,
