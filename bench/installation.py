@@ -34,14 +34,20 @@ def free_ports(count):
 
 
 class Installation:
+    def __init__(self, settings=(), env=()):
+        self.settings, self.more_env = settings, dict(env)
+
     def __enter__(self):
         self.dir = pathlib.Path(tempfile.mkdtemp(prefix="launchway-bench-"))
         self.data = self.dir / "data"
         self.ports = dict(zip(SETTINGS, free_ports(len(SETTINGS))))
-        self.env = {**os.environ, "XDG_CONFIG_HOME": str(self.dir / "config"), "NO_COLOR": "1"}
+        config = str(self.dir / "config")
+        self.env = {**os.environ, "XDG_CONFIG_HOME": config, "NO_COLOR": "1", **self.more_env}
         self.flags = ["--data-dir", str(self.data)]
         for setting, port in self.ports.items():
             self.flags += ["--set", f"{setting}=127.0.0.1:{port}"]
+        for setting in self.settings:
+            self.flags += ["--set", setting]
         self.cli("up", "--detach", *self.flags)
         return self
 

@@ -3,6 +3,7 @@
 //! twice. The product on real parts (binary, restate-server, database, gRPC),
 //! with builder, containers and object store that answer at once.
 
+mod cancels;
 mod chaos;
 mod effects;
 mod failpoints;
@@ -11,5 +12,6 @@ mod instant {
     pub mod world;
 }
 mod outage;
+mod stalls;
 mod support;
 mod unwind;
