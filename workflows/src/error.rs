@@ -80,7 +80,7 @@ error_codes! {
     /// The deployment was cancelled.
     Cancelled, "cancelled", exit 5, "Deploy again, or `retry`.";
     /// The workflow ended without saying why.
-    Interrupted, "interrupted", exit 1, "Deploy again; what had been started was undone.";
+    Interrupted, "interrupted", exit 1, "`retry` goes on where it was; what had been started was undone.";
     /// A defect of launchway.
     Internal, "internal", exit 1, "Please report this with `launchway inspect` and the logs.";
 }
