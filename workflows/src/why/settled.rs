@@ -115,7 +115,7 @@ fn retired(facts: &Facts) -> Story {
     let own = facts.own_url.as_ref().map(|url| format!(" {url} answers 503.")).unwrap_or_default();
     Story {
         told: vec![format!(
-            "{} was replaced and stopped {} ago; its image is kept.{own}",
+            "{} was replaced, and its instances were stopped {} ago.{own}",
             subject(facts),
             since(facts)
         )],
