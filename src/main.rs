@@ -1,12 +1,16 @@
 //! The one binary.
 
-fn main() -> launchway::cli::Exit {
+use std::sync::Arc;
+
+use launchway::{cli, up::OnDocker};
+
+fn main() -> cli::Exit {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime {
-        Ok(runtime) => runtime.block_on(launchway::cli::main()),
+        Ok(runtime) => runtime.block_on(cli::main(Arc::new(OnDocker))),
         Err(error) => {
             eprintln!("error: no threads can be started: {error}");
-            launchway::cli::Exit::Internal
+            cli::Exit::Internal
         }
     }
 }

@@ -69,6 +69,7 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<Exit, Fa
             port: u32::from(args.port.or(file.port).unwrap_or(0)),
             replicas: args.replicas.or(file.replicas).unwrap_or(0),
         }),
+        queue_policy: file.queue,
     };
     let created = api.deployments.create_deployment(request).await;
     let created = created.map_err(|status| Failure::of_call(&status))?.into_inner();

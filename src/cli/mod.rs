@@ -14,15 +14,19 @@ mod serve;
 mod time;
 mod why;
 
+use std::sync::Arc;
+
 use clap::Parser;
 
 pub use args::Cli;
 pub use exit::{Exit, Failure};
 
+use crate::up::Adapters;
 use args::Command;
 
-/// Runs the command line of this process.
-pub async fn main() -> Exit {
+/// Runs the command line of this process, on these adapters where it is a
+/// server.
+pub async fn main(adapters: Arc<dyn Adapters>) -> Exit {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -32,7 +36,7 @@ pub async fn main() -> Exit {
         }
     };
     let json = cli.global.json;
-    match run(cli).await {
+    match run(cli, adapters).await {
         Ok(exit) => exit,
         Err(failure) => {
             render::failure(&failure, json);
@@ -41,11 +45,11 @@ pub async fn main() -> Exit {
     }
 }
 
-async fn run(cli: Cli) -> Result<Exit, Failure> {
+async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
     let global = &cli.global;
     match cli.command {
-        Command::Up(args) => serve::up(global, args).await,
-        Command::Serve(args) => serve::serve(args).await,
+        Command::Up(args) => serve::up(global, args, adapters).await,
+        Command::Serve(args) => serve::serve(args, adapters).await,
         Command::Down(args) => serve::down(global, args).await,
         Command::Doctor(args) => doctor::doctor(global, args).await,
         Command::Deploy(args) => deploy::deploy(global, args).await,

@@ -17,6 +17,8 @@ pub(super) struct ProjectFile {
     pub(super) target: Option<String>,
     pub(super) port: Option<u16>,
     pub(super) replicas: Option<u32>,
+    /// `supersede-queued` or `queue`.
+    pub(super) queue: Option<String>,
 }
 
 /// Reads `launchway.toml` in `dir`; none is empty.

@@ -31,8 +31,8 @@ enum Mode {
 pub(super) struct Renderer {
     mode: Mode,
     bar: Mutex<Option<ProgressBar>>,
-    /// Last shown status by step and attempt.
-    shown: HashMap<(String, u32), (String, u32)>,
+    /// Last shown status, try and message by step and attempt.
+    shown: HashMap<(String, u32), (String, u32, String)>,
     /// Earlier attempts are not shown.
     from_attempt: u32,
     /// Neither steps nor build output.
@@ -114,7 +114,7 @@ impl Renderer {
         let (quiet, from) = (self.quiet, self.from_attempt);
         for step in deployment.steps.iter().filter(|step| !quiet && step.attempt >= from) {
             let key = (step.name.clone(), step.attempt);
-            let state = (step.status.clone(), step.tries);
+            let state = (step.status.clone(), step.tries, step.message.clone());
             if self.shown.get(&key) == Some(&state) {
                 continue;
             }

@@ -1,6 +1,6 @@
 //! `up`, `serve` and `down`.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
 use serde_json::json;
 
@@ -12,7 +12,7 @@ use super::{
 use crate::{
     config::{Config, Overrides},
     telemetry,
-    up::{self, DownOptions, Layout, UpState},
+    up::{self, Adapters, DownOptions, Layout, UpState},
 };
 
 pub(super) fn data_dir(args: &ConfigArgs) -> PathBuf {
@@ -38,7 +38,11 @@ fn passed_on(args: &ConfigArgs) -> Vec<String> {
     flags
 }
 
-pub(super) async fn up(global: &Global, args: UpArgs) -> Result<Exit, Failure> {
+pub(super) async fn up(
+    global: &Global,
+    args: UpArgs,
+    adapters: Arc<dyn Adapters>,
+) -> Result<Exit, Failure> {
     let config = load(&args.config)?;
     let url = config.control.url();
     let ready = |pid: u32| {
@@ -56,7 +60,7 @@ pub(super) async fn up(global: &Global, args: UpArgs) -> Result<Exit, Failure> {
     telemetry::init(&config.server.log, config.server.log_format);
     let mut gateway = vec!["serve".to_owned(), "--role".to_owned(), "gateway".to_owned()];
     gateway.extend(passed_on(&args.config));
-    let running = up::up(config, gateway, || ready(std::process::id()));
+    let running = up::up(config, adapters, gateway, || ready(std::process::id()));
     running.await.map_err(Failure::usage)?;
     Ok(Exit::Success)
 }
@@ -75,10 +79,10 @@ async fn detach(args: &UpArgs, config: &Config, ready: impl Fn(u32)) -> Result<E
     Ok(Exit::Success)
 }
 
-pub(super) async fn serve(args: ServeArgs) -> Result<Exit, Failure> {
+pub(super) async fn serve(args: ServeArgs, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
     let config = load(&args.config)?;
     telemetry::init(&config.server.log, config.server.log_format);
-    up::serve(config, &args.roles).await.map_err(Failure::usage)?;
+    up::serve(config, adapters, &args.roles).await.map_err(Failure::usage)?;
     Ok(Exit::Success)
 }
 

@@ -16,7 +16,12 @@ use launchway_workflows::{
     ids::DeploymentId,
     model::{BuildContext, BuildOptions, GitCommit, RunOptions},
     ports::StoreError,
-    services::deployments::{CreateDeployment, CreatedDeployment},
+    services::{
+        build_slots,
+        deployments::{CreateDeployment, CreatedDeployment},
+    },
+    status::DeploymentStatus,
+    step::Step,
 };
 use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
@@ -36,9 +41,28 @@ impl Control {
         let id: DeploymentId =
             id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
         let found = self.store.deployment(&self.workspace, &id).await.map_err(unavailable)?;
-        found.ok_or_else(|| {
+        let mut view = found.ok_or_else(|| {
             Status::not_found(format!("there is no deployment `{id}`: `launchway list` shows them"))
-        })
+        })?;
+        if view.status == DeploymentStatus::Queued {
+            self.show_position(&mut view).await;
+        }
+        Ok(view)
+    }
+
+    /// The place in the queue changes while nothing happens to the deployment.
+    /// Restate knows it; when it does not answer the first one is still shown.
+    async fn show_position(&self, view: &mut DeploymentView) {
+        let slots = self.admin.state("BuildSlots", self.workspace.as_str(), build_slots::STATE);
+        let Ok(Some(state)) = slots.await else { return };
+        let queue = build_slots::queue(state.as_bytes()).unwrap_or_default();
+        let position = queue.iter().position(|id| *id == view.id);
+        let step = view.steps.iter_mut().rfind(|step| step.name == Step::AcquireSlot.name());
+        if let (Some(position), Some(step)) = (position, step) {
+            let (place, waiting) = (position + 1, queue.len());
+            step.message =
+                format!("position {place} of {waiting} in the queue: every build slot is taken");
+        }
     }
 }
 
@@ -211,6 +235,12 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
             no_cache: build.no_cache,
         },
         run_options: RunOptions { port, replicas: run.replicas },
+        queue_policy: request
+            .queue_policy
+            .filter(|policy| !policy.is_empty())
+            .map(|policy| policy.parse())
+            .transpose()
+            .map_err(Status::invalid_argument)?,
         idempotency_key: request.idempotency_key.filter(|key| !key.is_empty()),
         content_hash: request.content_hash.filter(|hash| !hash.is_empty()),
     })

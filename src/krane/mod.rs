@@ -12,3 +12,4 @@ pub use backend::{Backend, BackendError, InstanceSpec};
 pub use client::{InstancesOf, KraneClient};
 pub use docker::{DockerBackend, DockerSettings};
 pub use server::KraneService;
+pub use table::{Instances, Table};

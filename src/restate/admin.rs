@@ -164,6 +164,31 @@ impl AdminClient {
         Ok(rows.into_iter().next().and_then(|row| row.idempotency_key))
     }
 
+    /// A value of an object's state, if it has one.
+    ///
+    /// # Errors
+    /// Restate does not answer.
+    pub async fn state(
+        &self,
+        service: &str,
+        object: &str,
+        key: &str,
+    ) -> Result<Option<String>, RestateError> {
+        #[derive(Deserialize)]
+        struct State {
+            #[serde(default)]
+            value_utf8: Option<String>,
+        }
+        let sql = format!(
+            "SELECT value_utf8 FROM state WHERE service_name = '{}' AND service_key = '{}' AND key = '{}'",
+            literal(service),
+            literal(object),
+            literal(key)
+        );
+        let rows: Vec<State> = self.query(&sql).await?;
+        Ok(rows.into_iter().next().and_then(|row| row.value_utf8))
+    }
+
     /// Whether an invocation was restarted already.
     ///
     /// # Errors

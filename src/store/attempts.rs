@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use launchway_workflows::{
+    error::{ErrorCode, StepFailure},
     ids::{DeploymentId, InvocationId},
-    model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, RunOptions, Source},
+    model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, QueuePolicy, RunOptions, Source},
     ports::{AttemptEnd, Guarded, RunInputs, StoreError},
     status::DeploymentStatus,
 };
@@ -72,19 +73,6 @@ impl Store {
         })
     }
 
-    pub(super) async fn move_status(
-        &self,
-        id: &DeploymentId,
-        owner: &InvocationId,
-        to: DeploymentStatus,
-    ) -> Result<Guarded> {
-        let mut tx = self.write().await?;
-        let guarded = move_in(&mut tx, id, owner, to).await?;
-        commit(tx).await?;
-        self.changed(id);
-        Ok(guarded)
-    }
-
     pub(super) async fn write_image(&self, id: &DeploymentId, image: &BuiltImage) -> Result<()> {
         sqlx::query(
             "UPDATE deployments SET image_reference = $2, image_digest = $3, image_local_only = $4, \
@@ -133,7 +121,7 @@ impl Store {
                 .execute(&mut *tx)
                 .await
                 .map_err(database)?;
-            close_steps(&mut tx, id, end).await?;
+            close_steps(&mut tx, id, &end.failure).await?;
             commit(tx).await?;
             self.changed(id);
         }
@@ -180,7 +168,8 @@ impl Store {
     }
 }
 
-/// Compare-and-set along the status machine, for the owner only.
+/// Compare-and-set along the status machine, for the owner only. A retry
+/// begins with a compare-and-set of its own: no workflow begins one.
 pub(super) async fn move_in(
     tx: &mut Tx,
     id: &DeploymentId,
@@ -195,7 +184,8 @@ pub(super) async fn move_in(
     let Some(row) = row else { return Ok(Guarded::Lost) };
     let from: DeploymentStatus = parse(&row, "status")?;
     let owned = get::<Option<String>>(&row, "invocation_id")?.as_deref() == Some(&owner.0);
-    if !owned || !(from == to || to.sources().contains(&from)) {
+    let allowed = from == to || to.sources().contains(&from);
+    if !owned || !allowed || to == DeploymentStatus::Retrying {
         return Ok(Guarded::Lost);
     }
     let moved = sqlx::query(
@@ -215,11 +205,15 @@ pub(super) async fn move_in(
 
 /// A step that was running when the attempt ended: the one that failed has
 /// the failure, any other had done its part.
-async fn close_steps(tx: &mut Tx, id: &DeploymentId, end: &AttemptEnd) -> Result<()> {
-    let failed = end.failure.step.map_or("", |step| step.name());
-    let (mine, cause) = match end.status {
-        DeploymentStatus::Failed => ("failed", Some(&end.failure)),
-        _ => ("cancelled", None),
+pub(super) async fn close_steps(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    failure: &StepFailure,
+) -> Result<()> {
+    let failed = failure.step.map_or("", |step| step.name());
+    let (mine, cause) = match failure.code {
+        ErrorCode::Cancelled | ErrorCode::Superseded => ("cancelled", None),
+        _ => ("failed", Some(failure)),
     };
     sqlx::query(
         "UPDATE deployment_steps SET status = CASE WHEN step = $2 OR $2 = '' THEN $3 ELSE 'done' END, \
@@ -271,6 +265,7 @@ pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<Deployme
         content_hash: get(&row, "content_hash")?,
         source,
         sequence: get(&row, "sequence")?,
-        supersede_queued: get::<String>(&row, "queue_policy")? == "supersede-queued",
+        supersede_queued: parse::<QueuePolicy>(&row, "queue_policy")?
+            == QueuePolicy::SupersedeQueued,
     })
 }

@@ -41,15 +41,6 @@ impl ports::Store for Store {
         self.read_run_inputs(id).await
     }
 
-    async fn transition(
-        &self,
-        id: &DeploymentId,
-        owner: &InvocationId,
-        to: DeploymentStatus,
-    ) -> Result<Guarded> {
-        self.move_status(id, owner, to).await
-    }
-
     async fn step_started(
         &self,
         run: &StepRun,

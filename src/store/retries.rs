@@ -148,6 +148,7 @@ impl Store {
             git_commit: optional_json(&row, "git_commit")?,
             build: optional_json(&row, "build_options")?.unwrap_or_default(),
             run: optional_json(&row, "run_options")?.unwrap_or_default(),
+            queue_policy: None,
             submitted_by: InvocationId(String::new()),
             idempotency_key: String::new(),
             content_hash: get(&row, "content_hash")?,

@@ -22,7 +22,8 @@ impl Store {
         // first that really runs: those before it are copied, not executed.
         let owned = sqlx::query(
             "UPDATE deployments SET invocation_id = $2, updated_at = $3, stalled_since = NULL \
-             WHERE id = $1 AND (invocation_id = $2 OR status = 'retrying' \
+             WHERE id = $1 AND status NOT IN ('failed', 'cancelled', 'superseded') \
+             AND (invocation_id = $2 OR status = 'retrying' \
              OR (status = 'pending' AND invocation_id IS NULL))",
         )
         .bind(run.deployment_id.as_str())

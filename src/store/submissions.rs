@@ -2,7 +2,7 @@
 
 use launchway_workflows::{
     ids::{DeploymentId, EnvironmentId, ProjectId, WorkspaceId},
-    model::{NewDeployment, Submission},
+    model::{NewDeployment, QueuePolicy, Submission},
     names::check_slug,
 };
 use sqlx::Row;
@@ -62,6 +62,9 @@ impl Store {
             };
         if let Err(error) = check_slug("environment", &new.environment, MAX_ENVIRONMENT) {
             return Ok(Submission::Refused { reason: error.to_string(), conflict: false });
+        }
+        if let Some(policy) = new.queue_policy {
+            set_queue_policy(&mut tx, &project, policy).await?;
         }
         let environment = environment_of(&mut tx, &project, &new.environment).await?;
         let branch = if new.branch.is_empty() { default_branch } else { new.branch.clone() };
@@ -143,6 +146,16 @@ async fn project_of(
             "there is no project `{slug_or_id}`: give a project's slug, or the id of one that exists"
         )),
     })
+}
+
+async fn set_queue_policy(tx: &mut Tx, project: &ProjectId, policy: QueuePolicy) -> Result<()> {
+    sqlx::query("UPDATE projects SET queue_policy = $2 WHERE id = $1")
+        .bind(project.as_str())
+        .bind(policy.as_str())
+        .execute(&mut **tx)
+        .await
+        .map_err(database)?;
+    Ok(())
 }
 
 async fn environment_of(tx: &mut Tx, project: &ProjectId, slug: &str) -> Result<EnvironmentId> {

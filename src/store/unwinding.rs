@@ -9,7 +9,9 @@ use launchway_workflows::{
 };
 
 use super::{
-    Result, Store, Tx, attempts::read_plan, commit, database, from_json, get, json, now_ms, parse,
+    Result, Store, Tx,
+    attempts::{close_steps, read_plan},
+    commit, database, from_json, get, json, now_ms, parse,
 };
 
 impl Store {
@@ -34,6 +36,10 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(database)?;
+        if closed.rows_affected() == 1 {
+            // People see at once that and why it failed, not when all is undone.
+            close_steps(&mut tx, id, cause).await?;
+        }
         let row =
             sqlx::query("SELECT routed FROM deployments WHERE id = $1 AND invocation_id = $2")
                 .bind(id.as_str())
@@ -42,6 +48,7 @@ impl Store {
                 .await
                 .map_err(database)?;
         commit(tx).await?;
+        self.changed(id);
         if closed.rows_affected() == 1 {
             return Ok(UnwindStart::Begun);
         }

@@ -1,6 +1,7 @@
 //! `up` and `serve`: the processes of an installation, and the one place that
 //! wires adapters to each other.
 
+mod adapters;
 mod child;
 mod credentials;
 mod detach;
@@ -14,6 +15,7 @@ mod run;
 mod secrets;
 mod state;
 
+pub use adapters::{Adapters, OnDocker};
 pub use credentials::{Server, config_path, read as read_credentials};
 pub use detach::detach;
 pub use down::{DownOptions, down};

@@ -10,13 +10,12 @@ use launchway_workflows::{
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use super::{SetupError, layout::Layout, secrets::Secrets};
+use super::{Adapters, SetupError, layout::Layout, secrets::Secrets};
 use crate::{
-    builder::DockerBuilder,
     config::{Config, read_secret},
     control::{Control, RouteFeed, keep_journals},
     gateway::{self, GatewayConfig},
-    krane::{Backend, DockerBackend, DockerSettings, KraneClient, KraneService},
+    krane::{KraneClient, KraneService},
     restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
     store::{Role as KeyRole, Store},
@@ -32,6 +31,7 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) layout: Layout,
     pub(super) secrets: Secrets,
+    adapters: Arc<dyn Adapters>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
     worker: Option<tokio::task::JoinHandle<()>>,
@@ -40,11 +40,26 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn new(config: Config, layout: Layout, secrets: Secrets) -> Self {
+    pub(super) fn new(
+        config: Config,
+        layout: Layout,
+        secrets: Secrets,
+        adapters: Arc<dyn Adapters>,
+    ) -> Self {
         let (stop, _) = watch::channel(false);
         let (stop_worker, _) = watch::channel(false);
         let tasks = JoinSet::new();
-        Self { config, layout, secrets, tasks, stop, worker: None, stop_worker, feed: None }
+        Self {
+            config,
+            layout,
+            secrets,
+            adapters,
+            tasks,
+            stop,
+            worker: None,
+            stop_worker,
+            feed: None,
+        }
     }
 
     /// Resolves when the parts are to stop.
@@ -146,9 +161,7 @@ impl Parts {
     }
 
     pub(super) async fn start_krane(&mut self) -> Result<(), SetupError> {
-        let settings = DockerSettings { owner: self.secrets.installation.clone() };
-        let backend = DockerBackend::start(settings).map_err(SetupError::from)?;
-        let backend: Arc<dyn Backend> = Arc::new(backend);
+        let backend = self.adapters.backend(&self.secrets.installation)?;
         let listener = listen("krane.bind", self.config.krane.bind).await?;
         let stopping = self.stopping();
         self.spawn(async move {
@@ -238,14 +251,12 @@ impl Parts {
         };
         let core = Arc::new(Core {
             store,
-            contexts: Arc::new(storage.clone()),
-            builder: Arc::new(
-                DockerBuilder::connect(&self.secrets.installation).map_err(SetupError::from)?,
-            ),
+            contexts: self.adapters.contexts(storage),
+            builder: self.adapters.builder(&self.secrets.installation)?,
             runtime,
             announcer,
             invocations: Arc::new(self.workflows()),
-            scraper: Arc::new(worker::HttpScraper::new()),
+            scraper: self.adapters.scraper(),
             readiness: Arc::clone(&readiness),
             settings: self.config.settings(),
         });

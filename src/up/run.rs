@@ -1,6 +1,6 @@
 //! Starting and stopping.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -8,7 +8,7 @@ use tokio::{
 };
 
 use super::{
-    SetupError,
+    Adapters, SetupError,
     child::{Child, ChildSpec, recorded},
     credentials,
     layout::Layout,
@@ -19,7 +19,6 @@ use super::{
     state::{Status, UpState},
 };
 use crate::{
-    builder::engine_version,
     config::Config,
     restate::{
         admin::AdminClient,
@@ -52,6 +51,7 @@ pub enum Role {
 /// children.
 pub async fn up(
     config: Config,
+    adapters: Arc<dyn Adapters>,
     gateway_args: Vec<String>,
     ready: impl FnOnce(),
 ) -> Result<(), SetupError> {
@@ -65,7 +65,7 @@ pub async fn up(
         }
     };
     note(Status::Starting);
-    let started = start(config, &layout, gateway_args).await;
+    let started = start(config, adapters, &layout, gateway_args).await;
     match started {
         Ok(parts) => {
             note(Status::Ready);
@@ -86,6 +86,7 @@ pub async fn up(
 
 async fn start(
     config: Config,
+    adapters: Arc<dyn Adapters>,
     layout: &Layout,
     gateway_args: Vec<String>,
 ) -> Result<Parts, SetupError> {
@@ -93,10 +94,10 @@ async fn start(
         true => Some(server::find(&config.restate.binary).map_err(SetupError::from)?),
         false => None,
     };
-    engine_version().await.map_err(SetupError)?;
+    adapters.check().await?;
     check_ports(&config, layout).await?;
     let secrets = Secrets::ensure(layout)?;
-    let mut parts = Parts::new(config, layout.clone(), secrets);
+    let mut parts = Parts::new(config, layout.clone(), secrets, adapters);
     let started = start_parts(&mut parts, restate_program, gateway_args).await;
     match started {
         Ok(()) => Ok(parts),
@@ -229,11 +230,15 @@ fn gateway_child(parts: &Parts, args: Vec<String>) -> Result<ChildSpec, SetupErr
 ///
 /// # Errors
 /// One sentence with the remedy.
-pub async fn serve(config: Config, roles: &[Role]) -> Result<(), SetupError> {
+pub async fn serve(
+    config: Config,
+    adapters: Arc<dyn Adapters>,
+    roles: &[Role],
+) -> Result<(), SetupError> {
     let layout = Layout::new(&config.data_dir);
     layout.create()?;
     let secrets = Secrets::ensure(&layout)?;
-    let mut parts = Parts::new(config, layout, secrets);
+    let mut parts = Parts::new(config, layout, secrets, adapters);
     let has = |role| roles.contains(&role);
     if has(Role::Krane) {
         parts.start_krane().await?;

@@ -13,7 +13,7 @@ use hyper_util::{
 };
 use launchway_workflows::{
     engine::core::Core,
-    services::{JOURNAL_VERSION, bind},
+    services::{bind, journal_version},
 };
 use restate_sdk::{endpoint::Endpoint, hyper::HyperEndpoint};
 use tokio::net::TcpListener;
@@ -34,7 +34,7 @@ pub fn url(base: &str) -> String {
 }
 
 fn prefix() -> String {
-    format!("/j{JOURNAL_VERSION}")
+    format!("/j{}", journal_version())
 }
 
 /// The endpoint of all services; with a key only signed requests are accepted.

@@ -2,10 +2,15 @@
 //! engine, an S3 and a gateway, on private ports and directories.
 //! `./dev test` installs what this needs.
 
+mod cancels;
 mod crashes;
 mod deploys;
 mod journals;
 mod mistakes;
+mod queue;
+mod releases;
+mod retries;
 mod setup;
 mod submissions;
 mod support;
+mod upgrades;

@@ -36,6 +36,8 @@ pub struct Installation {
     ports: Vec<SocketAddr>,
     extra: Vec<String>,
     up: Option<Child>,
+    /// Of `up` alone.
+    env: Vec<(&'static str, String)>,
 }
 
 /// The answer of a hostname.
@@ -92,7 +94,7 @@ impl Installation {
         let dir = tempfile::Builder::new().prefix("launchway-test-").tempdir().unwrap();
         fs::create_dir(dir.path().join("failpoints")).unwrap();
         let extra = extra.iter().map(|text| (*text).to_owned()).collect();
-        Self { dir, ports: free_ports(SETTINGS.len()), extra, up: None }
+        Self { dir, ports: free_ports(SETTINGS.len()), extra, up: None, env: Vec::new() }
     }
 
     pub fn address(&self, setting: &str) -> SocketAddr {
@@ -140,6 +142,7 @@ impl Installation {
             .open(self.dir.path().join("up.log"))
             .unwrap();
         let mut command = self.up_command(&[]);
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         let up = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let pid = up.id();
         self.up = Some(up);
@@ -154,6 +157,20 @@ impl Installation {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("up.log")).unwrap_or_default()
+    }
+
+    /// For the next starts of `up`.
+    pub fn set_env(&mut self, name: &'static str, value: &str) {
+        self.env.retain(|(known, _)| *known != name);
+        self.env.push((name, value.to_owned()));
+    }
+
+    /// `down`, with more flags.
+    pub fn down(&self, more: &[&str]) -> Output {
+        let mut down = binary();
+        down.arg("down").args(self.flags()).args(more);
+        self.environment(&mut down);
+        down.output().unwrap()
     }
 
     /// kill -9 of `up`: control API, worker, krane and object store at once.
@@ -251,6 +268,27 @@ impl Installation {
 
     pub fn ingress(&self, handler: &str, key: &str, body: &Value) -> Answer {
         post(self.address("restate.ingress_bind"), handler, key, &body.to_string())
+    }
+
+    /// Rows of Restate's own tables.
+    pub fn sql(&self, query: &str) -> Vec<Value> {
+        let url = format!("http://{}/query", self.address("restate.admin_bind"));
+        let body = serde_json::json!({ "query": query }).to_string();
+        let json = ["-H", "accept: application/json", "-H", "content-type: application/json"];
+        let output = Command::new("curl").args(["-sS", &url, "-d", &body]).args(json).output();
+        let found: Value = serde_json::from_slice(&output.unwrap().stdout).unwrap();
+        found["rows"].as_array().unwrap().clone()
+    }
+
+    /// Asks Restate's admin API to do something with a deployment's workflow.
+    pub fn admin(&self, id: &str, action: &str) -> Answer {
+        let invocation = self.inspect(id)["invocation_id"].as_str().unwrap().to_owned();
+        let address = self.address("restate.admin_bind");
+        let head = format!(
+            "PATCH /invocations/{invocation}/{action} HTTP/1.1\r\nHost: {address}\r\n\
+             Content-Length: 0\r\nConnection: close\r\n\r\n"
+        );
+        exchange(address, head.as_bytes()).expect("the admin API answers")
     }
 
     /// Asks a host again and again until dropped; counts what went wrong.

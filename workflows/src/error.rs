@@ -78,9 +78,9 @@ error_codes! {
     /// A newer deployment of the same branch took its place in the queue.
     Superseded, "superseded", exit 6, "Nothing to do: the newer one has the newer source. `redeploy` builds this one anyway.";
     /// The deployment was cancelled.
-    Cancelled, "cancelled", exit 5, "Deploy again, or `retry`.";
+    Cancelled, "cancelled", exit 5, "`retry` goes on from there; or deploy again.";
     /// The workflow ended without saying why.
-    Interrupted, "interrupted", exit 1, "`retry` goes on where it was; what had been started was undone.";
+    Interrupted, "interrupted", exit 1, "`retry` goes on from there; what had been started was undone.";
     /// A defect of launchway.
     Internal, "internal", exit 1, "Please report this with `launchway inspect` and the logs.";
 }

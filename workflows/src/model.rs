@@ -82,6 +82,38 @@ pub struct RunOptions {
     pub replicas: u32,
 }
 
+/// What a new deployment does to older ones of its branch that wait for a
+/// build slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum QueuePolicy {
+    /// It takes their place: only the newest is built.
+    SupersedeQueued,
+    /// Nothing: every one is built.
+    Queue,
+}
+
+impl QueuePolicy {
+    /// The name in the database, in settings and for people.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            QueuePolicy::SupersedeQueued => "supersede-queued",
+            QueuePolicy::Queue => "queue",
+        }
+    }
+}
+
+impl std::str::FromStr for QueuePolicy {
+    type Err = String;
+
+    fn from_str(input: &str) -> Result<Self, String> {
+        let known = [QueuePolicy::SupersedeQueued, QueuePolicy::Queue];
+        known.into_iter().find(|policy| policy.as_str() == input).ok_or_else(|| {
+            format!("`{input}` is not a queue policy: give supersede-queued or queue")
+        })
+    }
+}
+
 /// A validated submission, ready to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDeployment {
@@ -105,6 +137,8 @@ pub struct NewDeployment {
     pub build: BuildOptions,
     /// How to run.
     pub run: RunOptions,
+    /// Changes the project's policy, where given.
+    pub queue_policy: Option<QueuePolicy>,
     /// The invocation that submits it: its own row is found again by it.
     pub submitted_by: InvocationId,
     /// The caller's key, unique in the workspace.

@@ -125,16 +125,9 @@ pub trait Store: Send + Sync + 'static {
     /// How to run, and the environment's variables.
     async fn run_inputs(&self, id: &DeploymentId) -> Result<RunInputs, StoreError>;
 
-    /// Compare-and-set along [`DeploymentStatus::sources`], for the owner only.
-    async fn transition(
-        &self,
-        id: &DeploymentId,
-        owner: &InvocationId,
-        to: DeploymentStatus,
-    ) -> Result<Guarded, StoreError>;
-
     /// Records that a try of a step starts and moves the deployment to
-    /// `status` where one is given. Takes the row of a deployment that is being
+    /// `status` where one is given (compare-and-set along
+    /// [`DeploymentStatus::sources`], for the owner only). Takes the row of a deployment that is being
     /// retried. Returns the number of this try, from 1; `None`: the row is not
     /// the owner's, or in a state that forbids it.
     async fn step_started(

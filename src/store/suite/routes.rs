@@ -10,7 +10,7 @@ use launchway_workflows::{
     status::DeploymentStatus,
 };
 
-use super::{InvocationId, Store, all, on_both_databases, routing, status, submission};
+use super::{InvocationId, Store, all, live, on_both_databases, routing, status, submission};
 
 on_both_databases!(
     the_commit_moves_domains_pointer_and_status_at_once,
@@ -26,13 +26,6 @@ on_both_databases!(
 async fn commit(store: &Store, plan: &DeploymentPlan, owner: &InvocationId) -> Option<Routed> {
     let id = &plan.deployment_id;
     store.commit_routes(id, owner, &claims(plan, "localhost")).await.unwrap()
-}
-
-/// Submits, takes to the commit point and over it.
-async fn live(store: &Store, key: &str) -> (DeploymentPlan, Routed) {
-    let (plan, owner) = routing(store, submission(key)).await;
-    let routed = commit(store, &plan, &owner).await.unwrap();
-    (plan, routed)
 }
 
 async fn target(store: &Store, host: &str) -> DeploymentId {

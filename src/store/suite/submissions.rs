@@ -2,12 +2,14 @@
 
 use launchway_workflows::{
     ids::{ProjectId, WorkspaceId},
-    model::Submission,
+    model::{NewDeployment, QueuePolicy, Submission},
     ports::Store as _,
     status::DeploymentStatus,
 };
 
-use super::{DeploymentFilter, Store, all, create, on_both_databases, submission};
+use super::{
+    DeploymentFilter, Store, all, create, create_from, invocation, on_both_databases, submission,
+};
 
 on_both_databases!(
     concurrent_submissions_with_one_key_insert_one_row,
@@ -15,6 +17,7 @@ on_both_databases!(
     a_repeated_insert_is_its_own_creation,
     a_key_with_other_content_is_a_conflict,
     refused_input_leaves_nothing_behind,
+    a_project_keeps_the_queue_policy_that_it_was_given_last,
 );
 
 async fn count(store: &Store) -> usize {
@@ -104,4 +107,16 @@ async fn refused_input_leaves_nothing_behind(store: &Store) {
     // Not even the project that was fine: the transaction was given up.
     let shop = sqlx::query("SELECT id FROM projects").fetch_all(&store.pool).await.unwrap();
     assert!(shop.is_empty());
+}
+
+async fn a_project_keeps_the_queue_policy_that_it_was_given_last(store: &Store) {
+    let superseding = |key: &'static str, queue_policy| async move {
+        let id = create_from(store, NewDeployment { queue_policy, ..submission(key) }).await;
+        let plan = store.begin_attempt(&id, &invocation(key)).await.unwrap().unwrap();
+        plan.supersede_queued
+    };
+    assert!(superseding("one", None).await, "the default");
+    assert!(!superseding("two", Some(QueuePolicy::Queue)).await);
+    assert!(!superseding("three", None).await);
+    assert!(superseding("four", Some(QueuePolicy::SupersedeQueued)).await);
 }

@@ -8,7 +8,7 @@ use crate::{
     ids::{DeploymentId, InvocationId},
     model::Source,
     ports::{EndedAttempt, Guarded, Restarted, RestateSilent, StoreError, Workflow},
-    services::JOURNAL_VERSION,
+    services::journal_version,
     status::DeploymentStatus,
     step::Step,
 };
@@ -141,11 +141,12 @@ async fn missing(
     workflow: &Workflow,
     from: Step,
 ) -> Result<Option<String>, Silent> {
-    if workflow.journal_version != Some(JOURNAL_VERSION) {
+    let own = journal_version();
+    if workflow.journal_version != Some(own) {
         let found =
             workflow.journal_version.map_or("unknown".to_owned(), |found| found.to_string());
         return Ok(Some(format!(
-            "its journal has version {found}, this launchway writes version {JOURNAL_VERSION}"
+            "its journal has version {found}, this launchway writes version {own}"
         )));
     }
     if from <= Step::BuildImage {

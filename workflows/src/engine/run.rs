@@ -4,13 +4,15 @@ use std::time::Duration;
 
 use restate_sdk::prelude::RunRetryPolicy;
 
+use super::failpoint;
+
 /// Bounds of an undo and of the records around a step: about two minutes.
 pub(crate) fn record_policy() -> RunRetryPolicy {
     RunRetryPolicy::new()
         .initial_delay(Duration::from_millis(100))
         .exponentiation_factor(2.0)
         .max_delay(Duration::from_secs(1))
-        .max_attempts(120)
+        .max_attempts(failpoint::tries(120))
         .max_duration(Duration::from_secs(180))
 }
 
@@ -22,9 +24,10 @@ macro_rules! bounded_run {
         bounded_run!($ctx, $name, $crate::engine::run::record_policy(), $closure)
     };
     ($ctx:expr, $name:expr, $policy:expr, $closure:expr) => {{
+        let (name, closure) = ($name, $closure);
         #[expect(clippy::disallowed_methods, reason = "the one place where a run begins")]
-        let run = $ctx.run($closure);
-        run.name($name).retry_policy($policy)
+        let run = $ctx.run(move || $crate::engine::failpoint::twice(name, closure()));
+        run.name(name).retry_policy($policy)
     }};
 }
 pub(crate) use bounded_run;

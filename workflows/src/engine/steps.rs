@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc, sync::Mutex, time::Duration};
 
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, Either};
 use restate_sdk::prelude::*;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tracing::Instrument;
@@ -79,7 +79,7 @@ impl StepLimits {
             .initial_delay(Duration::from_millis(100))
             .exponentiation_factor(2.0)
             .max_delay(MAX_RETRY_DELAY)
-            .max_attempts(self.tries)
+            .max_attempts(failpoint::tries(self.tries))
             .max_duration(self.time_limit.saturating_mul(self.tries) + MAX_RETRY_DELAY * self.tries)
     }
 }
@@ -184,12 +184,12 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
     /// [`Stop`] when the row is not this attempt's, or it was cancelled.
     pub async fn begin(&self, step: Step, status: Option<DeploymentStatus>) -> Result<(), Stop> {
         let begun = |_| async { Ok(Done { value: (), end: None }) };
-        self.run(step, status, StepLimits::CALL, begun).await
+        self.execute(step, status, StepLimits::CALL, Work::Called, begun).await
     }
 
     /// Notes that a begun step has ended; the next run records it.
     pub async fn end(&self, step: Step) {
-        failpoint::reach(step, Point::Journaled).await;
+        failpoint::reach(&self.deployment_id, step, Point::Journaled).await;
         if let Ok(mut passed) = self.passed.lock() {
             passed.push(step);
         }
@@ -216,11 +216,28 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
         F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Done<T>, StepError>> + Send + 'static,
     {
+        self.execute(step, status, limits, Work::Here, action).await
+    }
+
+    async fn execute<T, F, Fut>(
+        &self,
+        step: Step,
+        status: Option<DeploymentStatus>,
+        limits: StepLimits,
+        work: Work,
+        action: F,
+    ) -> Result<T, Stop>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<Done<T>, StepError>> + Send + 'static,
+    {
         let recorded = Recorded {
             core: Arc::clone(&self.core),
             run: StepRun { deployment_id: self.deployment_id.clone(), owner: self.owner(), step },
             status,
             limits,
+            work,
             passed: self.take_passed(),
         };
         let span = tracing::info_span!("step", deployment = %self.deployment_id, step = %step);
@@ -232,7 +249,7 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
         match run.await {
             Ok(Json(Verdict::Done { value, open })) => {
                 if !open {
-                    failpoint::reach(step, Point::Journaled).await;
+                    failpoint::reach(&self.deployment_id, step, Point::Journaled).await;
                 }
                 Ok(value)
             }
@@ -250,7 +267,17 @@ struct Recorded {
     run: StepRun,
     status: Option<DeploymentStatus>,
     limits: StepLimits,
+    work: Work,
     passed: Vec<Step>,
+}
+
+/// Where a step does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    /// In its run.
+    Here,
+    /// In another service, which has the failpoints of its middle.
+    Called,
 }
 
 impl Recorded {
@@ -269,7 +296,9 @@ impl Recorded {
             return Ok(Json(Verdict::Overtaken));
         };
         tracing::info!(tries, "step starts");
-        failpoint::reach(self.run.step, Point::Before).await;
+        let (id, step) = (&self.run.deployment_id, self.run.step);
+        let _running = failpoint::Running::enter(id, step);
+        failpoint::reach(id, step, Point::Before).await;
         let outcome = self.outcome(action).await;
         let (end, verdict) = match outcome {
             Outcome::Cancelled => (Some(StepEnd::Cancelled), Verdict::Cancelled),
@@ -291,7 +320,7 @@ impl Recorded {
             }
         };
         if let Some(end) = end {
-            failpoint::reach(self.run.step, Point::Done).await;
+            failpoint::reach(id, step, Point::Done).await;
             self.core.store.step_ended(&self.run, &end).await?;
         }
         Ok(Json(verdict))
@@ -302,7 +331,12 @@ impl Recorded {
         F: FnOnce(Arc<Core>) -> Fut,
         Fut: Future<Output = Result<Done<T>, StepError>>,
     {
-        let action = failpoint::during(self.run.step, action(Arc::clone(&self.core)));
+        let (id, step) = (&self.run.deployment_id, self.run.step);
+        let action = action(Arc::clone(&self.core));
+        let action = match self.work {
+            Work::Here => Either::Left(failpoint::during(id, step, action)),
+            Work::Called => Either::Right(action),
+        };
         let timed = tokio::time::timeout(self.limits.time_limit, action);
         let ended = if self.limits.held {
             tokio::select! {
@@ -312,7 +346,8 @@ impl Recorded {
         } else {
             timed.await
         };
-        Outcome::Ended(ended.unwrap_or_else(|_| Err(self.too_slow())))
+        let ended = ended.unwrap_or_else(|_| Err(self.too_slow()));
+        Outcome::Ended(failpoint::faulty(id, step.name(), ended))
     }
 
     /// A held step that reaches its limit has used it up; a short call may

@@ -12,7 +12,8 @@ use crate::{
     model::DeploymentPlan,
 };
 
-const STATE: &str = "slots";
+/// The one key of the object's state.
+pub const STATE: &str = "slots";
 /// After this many grants to production in a row, the oldest waiter goes
 /// first: nobody starves.
 const PRODUCTION_RUN: u32 = 3;
@@ -115,6 +116,22 @@ struct Slots {
     production_run: u32,
     holders: Vec<Lease>,
     waiters: Vec<AcquireRequest>,
+}
+
+/// Who waits, in the order in which they would be served if nothing else came,
+/// from the object's state as Restate shows it (`slots`, JSON).
+///
+/// # Errors
+/// It is not this object's state.
+pub fn queue(state: &[u8]) -> Result<Vec<DeploymentId>, serde_json::Error> {
+    let mut slots: Slots = serde_json::from_slice(state)?;
+    let mut order = Vec::new();
+    while !slots.waiters.is_empty() {
+        let next = slots.waiters.remove(slots.next_waiter());
+        slots.grant(&next);
+        order.push(next.deployment_id);
+    }
+    Ok(order)
 }
 
 /// A waiter that got its slot.
@@ -373,6 +390,23 @@ mod tests {
         slots.acquire(request(&holder, false));
         assert!(slots.expire(&stale).is_empty());
         assert_eq!(slots.holders.len(), 1);
+    }
+
+    #[test]
+    fn the_queue_is_shown_in_the_order_it_is_served_in() {
+        let (mut slots, holder) = full();
+        let ids: Vec<_> = (0..8).map(|_| DeploymentId::generate()).collect();
+        for (at, id) in ids.iter().enumerate() {
+            slots.acquire(request(id, at % 2 == 1));
+        }
+        let shown = queue(&serde_json::to_vec(&slots).unwrap()).unwrap();
+        let (mut served, mut holder) = (Vec::new(), holder);
+        while let Some(granted) = slots.release(&holder).pop() {
+            holder = granted.to.deployment_id;
+            served.push(holder.clone());
+        }
+        assert_eq!(shown, served);
+        assert_eq!(shown.len(), ids.len());
     }
 
     #[test]

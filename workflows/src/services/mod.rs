@@ -24,7 +24,18 @@ use crate::engine::core::Core;
 /// Version of the journals: the order, names and kinds of every handler's
 /// entries. It ends the worker's URI, so that Restate never replays a journal
 /// on code that would write another one.
-pub const JOURNAL_VERSION: u32 = 1;
+const JOURNAL_VERSION: u32 = 1;
+
+/// See [`JOURNAL_VERSION`]. Tests of upgrades name another one.
+pub fn journal_version() -> u32 {
+    #[cfg(feature = "failpoints")]
+    if let Some(version) =
+        std::env::var("LAUNCHWAY_JOURNAL_VERSION").ok().and_then(|v| v.parse().ok())
+    {
+        return version;
+    }
+    JOURNAL_VERSION
+}
 
 /// Journals and idempotency keys outlive the window for retries.
 const RETENTION: Duration = Duration::from_secs(7 * 24 * 3600);

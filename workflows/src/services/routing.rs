@@ -114,19 +114,27 @@ async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StoreEr
     let id = request.deployment_id;
     let Some(owner) = core.store.owner_of(&id).await? else { return Ok(refused(&id)) };
     let run = StepRun { deployment_id: id.clone(), owner, step: Step::AssignDomains };
-    let Some(routed) = core.store.commit_routes(&id, &run.owner, &request.claims).await? else {
+    injected(&id, "commit-routes")?;
+    let committing = core.store.commit_routes(&id, &run.owner, &request.claims);
+    let committed = failpoint::during(&id, Step::AssignDomains, committing).await?;
+    let Some(routed) = committed else {
         let refused = refused(&id);
         if let Assigned::Failed(failure) = &refused {
             core.store.step_ended(&run, &StepEnd::Failed(failure.clone())).await?;
         }
         return Ok(refused);
     };
-    failpoint::reach(Step::AssignDomains, Point::Done).await;
+    failpoint::reach(&id, Step::AssignDomains, Point::Done).await;
+    injected(&id, "committed-routes")?;
     core.store.step_ended(&run, &StepEnd::Done).await?;
     // The routes are committed; gateways that are away catch up by themselves.
     core.announcer.announce().await;
     tracing::info!(deployment = %id, status = %routed.status, domain = %routed.primary, "domains assigned");
     Ok(Assigned::Routed(routed))
+}
+
+fn injected(id: &DeploymentId, name: &str) -> Result<(), StoreError> {
+    failpoint::faulty(id, name, Ok(())).map_err(|error| StoreError(error.failure().to_string()))
 }
 
 fn refused(id: &DeploymentId) -> Assigned {

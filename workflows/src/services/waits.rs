@@ -97,14 +97,20 @@ impl Waits {
             lease_ms: millis(settings.build_time_limit + LEASE_MARGIN),
         };
         let slots = || ctx.object_client::<BuildSlotsClient>(request.workspace_id.as_str());
-        let position = match slots().acquire(Json(acquire)).call().await? {
+        let id = &request.deployment_id;
+        let acquiring = slots().acquire(Json(acquire)).call();
+        failpoint::reach(id, Step::AcquireSlot, Point::During).await;
+        let position = match acquiring.await? {
             Json(Acquired::Granted(grant)) => {
-                failpoint::reach(Step::AcquireSlot, Point::Done).await;
-                return Ok(Json(SlotVerdict::Granted(grant)));
+                failpoint::reach(id, Step::AcquireSlot, Point::Done).await;
+                return Ok(Json(match failpoint::faulty(id, "grant-slot", Ok(grant)) {
+                    Ok(grant) => SlotVerdict::Granted(grant),
+                    Err(error) => SlotVerdict::Failed(error.failure().clone()),
+                }));
             }
             Json(Acquired::Queued(position)) => position,
         };
-        self.note_position(&ctx, &request.deployment_id, position).await?;
+        self.note_position(&ctx, id, position).await?;
         let leave = || {
             let holder = SlotHolder { deployment_id: request.deployment_id.clone() };
             slots().release(Json(holder)).send();
@@ -144,7 +150,7 @@ impl Waits {
         restate_sdk::select! {
             verdict = decided => {
                 let verdict = verdict?;
-                failpoint::reach(Step::AwaitReady, Point::Done).await;
+                failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
                 Ok(verdict)
             },
             _ = ctx.sleep(timeout + TIMER_MARGIN) => {
@@ -192,8 +198,11 @@ async fn park(
         deadline: now_ms() + i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX / 2),
     };
     core.store.open_readiness_wait(&wait).await?;
+    let id = wait.deployment_id.clone();
     core.readiness.watch(wait);
-    Ok(())
+    failpoint::reach(&id, Step::AwaitReady, Point::During).await;
+    failpoint::faulty(&id, "watch-instances", Ok(()))
+        .map_err(|error| error.failure().to_string().into())
 }
 
 fn millis(duration: Duration) -> u64 {

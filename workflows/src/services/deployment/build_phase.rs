@@ -188,8 +188,9 @@ async fn release_slot(
     steps.begin(Step::ReleaseSlot, None).await?;
     let holder = SlotHolder { deployment_id: plan.deployment_id.clone() };
     let slots = steps.ctx().object_client::<BuildSlotsClient>(plan.workspace_id.as_str());
+    failpoint::reach(steps.deployment_id(), Step::ReleaseSlot, Point::During).await;
     slots.release(Json(holder)).send();
-    failpoint::reach(Step::ReleaseSlot, Point::Done).await;
+    failpoint::reach(steps.deployment_id(), Step::ReleaseSlot, Point::Done).await;
     undos.settle(Step::AcquireSlot);
     steps.end(Step::ReleaseSlot).await;
     Ok(())

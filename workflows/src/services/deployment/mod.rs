@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     engine::{
         core::Core,
+        failpoint,
         steps::{Done, StepLimits, Steps, Stop},
         undo::Undos,
     },
@@ -105,6 +106,7 @@ async fn run_to_commit(steps: &Steps<'_, '_>, undos: &mut Undos) -> Result<Route
 async fn after_commit(steps: &Steps<'_, '_>, routed: Routed) -> HandlerResult<Json<Routed>> {
     release_phase::scrape_openapi(steps).await;
     release_phase::retire_previous(steps).await;
+    failpoint::reached(steps.deployment_id(), "deploy", "ended");
     Ok(Json(routed))
 }
 

@@ -84,7 +84,7 @@ pub(super) async fn assign_domains(
         .await;
     match assigned {
         Ok(Json(Assigned::Routed(routed))) => {
-            failpoint::reach(Step::AssignDomains, Point::Journaled).await;
+            failpoint::reach(steps.deployment_id(), Step::AssignDomains, Point::Journaled).await;
             Ok(routed)
         }
         Ok(Json(Assigned::Failed(failure))) => Err(Stop::Failed(failure.at(Step::AssignDomains))),

@@ -8,6 +8,7 @@ use restate_sdk::prelude::*;
 use crate::{
     engine::{
         core::Core,
+        failpoint,
         run::bounded_run,
         steps::{Steps, Stop},
         undo::{Undo, Undone, Undos},
@@ -125,6 +126,7 @@ async fn finish(
         undone.push(run_undo(steps, undo).await);
     }
     let end = AttemptEnd { status, failure, undone };
+    failpoint::reach_at(steps.deployment_id(), "settle-attempt", "before").await;
     record(steps, "settle-attempt", move |core, id, owner| {
         let end = end.clone();
         Box::pin(async move {
@@ -165,12 +167,13 @@ async fn run_undo(steps: &Steps<'_, '_>, undo: &Undo) -> Undone {
 }
 
 async fn take_back(core: &Core, id: &DeploymentId, undo: &Undo) -> HandlerResult<()> {
+    failpoint::reach_at(id, undo.name(), "before").await;
     let done = match undo {
         Undo::AbortBuild { build_id } => core.builder.abort(build_id).await,
         Undo::DeleteInstances { namespace } => core.runtime.delete(namespace, id).await,
         Undo::ReleaseSlot { .. } => Ok(()),
     };
-    done.map_err(|error| {
+    failpoint::faulty(id, undo.name(), done).map_err(|error| {
         let failure = error.failure().to_string();
         match error {
             StepError::Permanent(_) => TerminalError::new(failure).into(),

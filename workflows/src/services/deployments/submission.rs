@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
-    model::{BuildContext, BuildOptions, GitCommit, NewDeployment, RunOptions, Source},
+    model::{
+        BuildContext, BuildOptions, GitCommit, NewDeployment, QueuePolicy, RunOptions, Source,
+    },
     names::truncate_chars,
     status::DeploymentStatus,
 };
@@ -51,6 +53,9 @@ pub struct CreateDeployment {
     /// How to run.
     #[serde(default)]
     pub run_options: RunOptions,
+    /// Changes the project's policy for queued builds, where given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_policy: Option<QueuePolicy>,
     /// Default: the request's `idempotency-key` header.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub idempotency_key: Option<String>,
@@ -105,6 +110,7 @@ pub(super) fn validate(
         git_commit,
         build: input.build_options,
         run: input.run_options,
+        queue_policy: input.queue_policy,
         idempotency_key,
         content_hash: input.content_hash.unwrap_or_default(),
     })

@@ -1,0 +1,80 @@
+//! Instances that are ready at once and outlive krane. A set is made one by
+//! one, so that it can be seen half-made.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use launchway::krane::{Backend, BackendError, InstanceSpec, Instances, Table};
+use launchway_proto::krane::v1::{DeploymentStatus, Instance};
+use launchway_workflows::{engine::failpoint, ids::DeploymentId};
+
+use crate::world::World;
+
+const INSTANCES: &str = "instances";
+
+pub struct InstantBackend {
+    world: World,
+    table: Arc<Table>,
+}
+
+impl InstantBackend {
+    /// Takes up what an earlier krane has left.
+    pub fn new(world: World) -> Self {
+        let this = Self { world, table: Arc::default() };
+        for id in this.world.ids(INSTANCES) {
+            if let Ok(id) = id.parse() {
+                this.table.set(&id, this.instances(&id));
+            }
+        }
+        this.table.mark_synced();
+        this
+    }
+
+    /// The file has the namespace and how many there are.
+    fn instances(&self, id: &DeploymentId) -> Instances {
+        let content = self.world.get(INSTANCES, id.as_str()).unwrap_or_default();
+        let (namespace, count) = content.split_once(' ').unwrap_or_default();
+        let count: u32 = count.parse().unwrap_or(0);
+        let instances = (1..=count).map(|number| Instance {
+            id: format!("{id}-{number}"),
+            address: "127.0.0.1:9".to_owned(),
+            status: DeploymentStatus::Running.into(),
+            ready: true,
+            ..Instance::default()
+        });
+        Instances { namespace: namespace.to_owned(), instances: Arc::new(instances.collect()) }
+    }
+}
+
+#[async_trait]
+impl Backend for InstantBackend {
+    async fn apply(&self, spec: &InstanceSpec) -> Result<(), BackendError> {
+        let id = &spec.deployment_id;
+        self.world.note("apply", id.as_str());
+        let present = u32::try_from(self.instances(id).instances.len()).unwrap_or(0);
+        for count in present.min(spec.replicas)..=spec.replicas {
+            self.world.set(INSTANCES, id.as_str(), &format!("{} {count}", spec.namespace));
+            if count == 1 {
+                failpoint::reach_at(id, "apply", "during").await;
+            }
+        }
+        self.table.set(id, self.instances(id));
+        Ok(())
+    }
+
+    async fn get(&self, id: &DeploymentId) -> Result<Vec<Instance>, BackendError> {
+        Ok(self.instances(id).instances.to_vec())
+    }
+
+    async fn delete(&self, id: &DeploymentId) -> Result<(), BackendError> {
+        if self.world.remove(INSTANCES, id.as_str()) {
+            self.world.note("delete", id.as_str());
+        }
+        self.table.set(id, Instances::default());
+        Ok(())
+    }
+
+    fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+}

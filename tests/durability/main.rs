@@ -1,0 +1,15 @@
+//! A deployment cannot get stuck: proven by killing every process at every
+//! point of every step, by breaking every step, and by running every step
+//! twice. The product on real parts (binary, restate-server, database, gRPC),
+//! with builder, containers and object store that answer at once.
+
+mod chaos;
+mod effects;
+mod failpoints;
+/// Shared with the binary `launchway-instant`.
+mod instant {
+    pub mod world;
+}
+mod outage;
+mod support;
+mod unwind;

@@ -1,0 +1,385 @@
+//! An installation of its own for each test, all in one process or apart.
+
+use std::{
+    collections::HashMap,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use launchway::{
+    restate::{admin::AdminClient, identity, ingress::IngressClient, server},
+    storage::{EmbeddedS3, EmbeddedSettings},
+    store::{DeploymentView, Store},
+};
+use launchway_workflows::{
+    ids::{DeploymentId, WorkspaceId},
+    status::DeploymentStatus,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::instant::world::{self, World};
+
+/// Longest wait for anything that happens by itself.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(4);
+/// Instances of each deployment: more than one, so that a half-made set shows.
+pub const REPLICAS: u32 = 2;
+
+const SETTINGS: [&str; 8] = [
+    "control.bind",
+    "krane.bind",
+    "gateway.bind",
+    "worker.bind",
+    "restate.ingress_bind",
+    "restate.admin_bind",
+    "restate.node_bind",
+    "storage.bind",
+];
+
+/// A process that can be killed alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Process {
+    Restate,
+    Krane,
+    Control,
+    Worker,
+    /// All of them but Restate, which it supervises.
+    Up,
+}
+
+use Process as P;
+
+impl Process {
+    /// In the order in which they can start.
+    pub const APART: [Process; 4] = [P::Restate, P::Krane, P::Control, P::Worker];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            P::Restate => "restate-server",
+            P::Krane => "krane",
+            P::Control => "control",
+            P::Worker => "worker",
+            P::Up => "up",
+        }
+    }
+}
+
+/// Gone with everything it made when dropped.
+pub struct Installation {
+    dir: TempDir,
+    ports: Vec<SocketAddr>,
+    settings: Vec<String>,
+    environment: Vec<(String, String)>,
+    running: HashMap<Process, Child>,
+    pub world: World,
+    pub store: Store,
+    pub admin: AdminClient,
+    pub ingress: IngressClient,
+    http: reqwest::Client,
+}
+
+/// Polls until `look` finds something.
+pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let begun = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return found;
+        }
+        assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+pub fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
+}
+
+fn free_ports(count: usize) -> Vec<SocketAddr> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+impl Installation {
+    /// Everything in the process of `up`, which supervises Restate.
+    pub async fn together(settings: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut this = Self::prepare(settings, environment).await;
+        this.start(P::Up).await;
+        this
+    }
+
+    /// Every part in a process of its own; the object store is the test's.
+    pub async fn apart(settings: &[&str]) -> Self {
+        let mut this = Self::prepare(settings, &[]).await;
+        this.serve_objects().await;
+        for process in Process::APART {
+            this.start(process).await;
+        }
+        eventually("Restate knows the worker", async || {
+            let sql = "SELECT name FROM sys_service WHERE name = 'Deployments'";
+            (!this.query(sql).await?.is_empty()).then_some(())
+        })
+        .await;
+        this
+    }
+
+    async fn prepare(settings: &[&str], environment: &[(&str, &str)]) -> Self {
+        let dir = tempfile::Builder::new().prefix("launchway-durability-").tempdir().unwrap();
+        for part in ["failpoints", "data"] {
+            fs::create_dir(dir.path().join(part)).unwrap();
+        }
+        let ports = free_ports(SETTINGS.len());
+        let url = |setting| format!("http://{}", address(&ports, setting));
+        let database = format!("sqlite://{}/data/launchway.db", dir.path().display());
+        let store = Store::open(&database).await.unwrap();
+        store.ensure_workspace(&WorkspaceId::local()).await.unwrap();
+        let admin = AdminClient::new(&url("restate.admin_bind"));
+        Self {
+            world: World::at(&dir.path().join("world")).unwrap(),
+            store,
+            admin,
+            ingress: IngressClient::new(&url("restate.ingress_bind")),
+            http: reqwest::Client::builder().no_proxy().build().unwrap(),
+            settings: settings.iter().map(|text| (*text).to_owned()).collect(),
+            environment: environment
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            running: HashMap::new(),
+            ports,
+            dir,
+        }
+    }
+
+    pub fn address(&self, setting: &str) -> SocketAddr {
+        address(&self.ports, setting)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub fn failpoints(&self) -> PathBuf {
+        self.dir.path().join("failpoints")
+    }
+
+    async fn serve_objects(&self) {
+        let secrets = self.data().join("secrets");
+        fs::create_dir_all(&secrets).unwrap();
+        for name in ["s3-access-key", "s3-secret-key"] {
+            fs::write(secrets.join(name), "instant").unwrap();
+        }
+        let settings = EmbeddedSettings {
+            bind: self.address("storage.bind"),
+            dir: self.dir.path().join("objects"),
+            access_key_id: "instant".to_owned(),
+            secret_access_key: "instant".to_owned(),
+            max_object_bytes: 1 << 20,
+        };
+        let objects = EmbeddedS3::bind(&settings).await.unwrap();
+        tokio::spawn(objects.serve(std::future::pending()));
+    }
+
+    /// Starts a process and returns when it answers.
+    pub async fn start(&mut self, process: Process) {
+        let mut command = match process {
+            P::Restate => self.restate_command(),
+            P::Up => self.own_command(&["up"]),
+            role => self.own_command(&["serve", "--role", role.name()]),
+        };
+        let log = self.dir.path().join(format!("{}.log", process.name()));
+        let log = fs::File::options().create(true).append(true).open(log).unwrap();
+        let command = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+        self.running.insert(process, command.spawn().unwrap());
+        eventually(&format!("{} answers", process.name()), async || {
+            let ended = self.running.get_mut(&process).unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "{} has ended", process.name());
+            self.answers(process).await.then_some(())
+        })
+        .await;
+    }
+
+    async fn answers(&self, process: Process) -> bool {
+        let connects =
+            async |setting| tokio::net::TcpStream::connect(self.address(setting)).await.is_ok();
+        match process {
+            P::Restate => {
+                self.ingress.health().await.is_ok() && self.admin.unfinished().await.is_ok()
+            }
+            P::Krane => connects("krane.bind").await,
+            P::Control => connects("control.bind").await,
+            P::Worker => connects("worker.bind").await,
+            P::Up => {
+                let state = fs::read(self.data().join("run/up.json")).unwrap_or_default();
+                let state: Value = serde_json::from_slice(&state).unwrap_or_default();
+                state["status"] == "ready" && state["process"]["pid"] == self.pid(process)
+            }
+        }
+    }
+
+    fn restate_command(&self) -> Command {
+        let secrets = self.data().join("secrets");
+        fs::create_dir_all(&secrets).unwrap();
+        let key = secrets.join("restate-identity.pem");
+        identity::ensure(&key).unwrap();
+        let config = server::write_config(&server::ServerSettings {
+            base_dir: &self.data().join("restate"),
+            ingress: self.address("restate.ingress_bind"),
+            admin: self.address("restate.admin_bind"),
+            node: self.address("restate.node_bind"),
+            identity_key: &key,
+        });
+        let mut command = Command::new(server::find("").unwrap());
+        command.arg("--config-file").arg(config.unwrap());
+        command
+    }
+
+    fn own_command(&self, verb: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_launchway-instant"));
+        command.args(verb).arg("--data-dir").arg(self.data());
+        for (setting, address) in SETTINGS.iter().zip(&self.ports) {
+            command.arg("--set").arg(format!("{setting}={address}"));
+        }
+        for setting in &self.settings {
+            command.arg("--set").arg(setting);
+        }
+        command
+            .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
+            .env("LAUNCHWAY_FAILPOINTS", self.failpoints())
+            .env(world::VARIABLE, self.dir.path().join("world"))
+            .env("NO_COLOR", "1")
+            .envs(self.environment.iter().cloned());
+        command
+    }
+
+    pub fn pid(&self, process: Process) -> u32 {
+        self.running[&process].id()
+    }
+
+    /// kill -9; returns when the process is gone.
+    pub fn kill(&mut self, process: Process) {
+        let mut child = self.running.remove(&process).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Submits a deployment of a build context of the project.
+    pub async fn submit(&self, project: &str) -> DeploymentId {
+        self.submit_keyed(project, &format!("{project}-{}", uuid::Uuid::new_v4())).await
+    }
+
+    /// Repeats the submission until it is answered, as a caller with a key may.
+    pub async fn submit_keyed(&self, project: &str, key: &str) -> DeploymentId {
+        let project = self.store.ensure_project(&WorkspaceId::local(), project).await;
+        let project = project.unwrap().unwrap();
+        let body = json!({
+            "project_id": project,
+            "build_context": { "build_context_path": format!("contexts/{project}/{key}.tar.gz") },
+            "run_options": { "replicas": REPLICAS },
+        });
+        eventually("a submission is answered", async || {
+            let answer: Result<Value, _> =
+                self.ingress.call("Deployments/create", key, &body).await;
+            answer.ok()?["deployment_id"].as_str()?.parse().ok()
+        })
+        .await
+    }
+
+    /// One deployment for each of the projects, submitted at once.
+    pub async fn submit_all(&self, projects: &[String]) -> Vec<DeploymentId> {
+        futures::future::join_all(projects.iter().map(|project| self.submit(project))).await
+    }
+
+    pub async fn view(&self, id: &DeploymentId) -> DeploymentView {
+        let view = self.store.deployment(&WorkspaceId::local(), id).await;
+        view.unwrap().unwrap_or_else(|| panic!("{id} has no row"))
+    }
+
+    /// The deployment once it is what is wanted.
+    pub async fn wait(&self, id: &DeploymentId, status: DeploymentStatus) -> DeploymentView {
+        eventually(&format!("{id} is {status}"), async || {
+            let view = self.view(id).await;
+            (view.status == status).then_some(view)
+        })
+        .await
+    }
+
+    /// Rows of Restate's own tables; `None`: it does not answer.
+    pub async fn query(&self, sql: &str) -> Option<Vec<Value>> {
+        let url = format!("http://{}/query", self.address("restate.admin_bind"));
+        let request = self.http.post(url).header("accept", "application/json");
+        let answer = request.json(&json!({ "query": sql })).send().await.ok()?;
+        let mut answer: Value = answer.json().await.ok()?;
+        serde_json::from_value(answer["rows"].take()).ok()
+    }
+
+    /// The invocations of a deployment's workflow that have not ended.
+    pub async fn unfinished(&self, id: &DeploymentId) -> Option<Vec<String>> {
+        let sql = format!(
+            "SELECT id FROM sys_invocation WHERE target_service_name = 'Deployment' \
+             AND target_service_key = '{id}' AND status <> 'completed'"
+        );
+        let rows = self.query(&sql).await?;
+        Some(rows.iter().filter_map(|row| row["id"].as_str().map(str::to_owned)).collect())
+    }
+
+    /// `cancel` or `kill` of an invocation, as an operator can.
+    pub async fn end_invocation(&self, invocation: &str, how: &str) {
+        let admin = self.address("restate.admin_bind");
+        let url = format!("http://{admin}/invocations/{invocation}/{how}");
+        let answer = self.http.patch(url).send().await.unwrap();
+        assert!(answer.status().is_success(), "{how}: {}", answer.text().await.unwrap());
+    }
+
+    /// Deployments that hold a build slot or wait for one.
+    pub async fn slot_holders(&self) -> Vec<String> {
+        let sql = "SELECT value_utf8 FROM state WHERE service_name = 'BuildSlots'";
+        let rows = self.query(sql).await.expect("Restate answers");
+        let slots = rows.iter().filter_map(|row| row["value_utf8"].as_str());
+        slots
+            .filter_map(|slots| serde_json::from_str::<Value>(slots).ok())
+            .flat_map(|slots| [slots["holders"].clone(), slots["waiters"].clone()])
+            .filter_map(|list| list.as_array().cloned())
+            .flatten()
+            .map(|one| one["deployment_id"].as_str().unwrap_or_default().to_owned())
+            .collect()
+    }
+
+    fn logs(&self) -> String {
+        let logs = Process::APART.iter().chain([&P::Up]).map(|process| {
+            let path = self.dir.path().join(format!("{}.log", process.name()));
+            let log = fs::read_to_string(path).unwrap_or_default();
+            let lines: Vec<_> = log.lines().collect();
+            let last = lines[lines.len().saturating_sub(150)..].join("\n");
+            format!("--- {}\n{last}\n", process.name())
+        });
+        logs.collect()
+    }
+}
+
+fn address(ports: &[SocketAddr], setting: &str) -> SocketAddr {
+    ports[SETTINGS.iter().position(|known| *known == setting).unwrap()]
+}
+
+impl Drop for Installation {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.logs());
+        }
+        if let Some(mut up) = self.running.remove(&P::Up) {
+            // Its children go with it.
+            let _ = self.own_command(&["down"]).output();
+            let _ = up.kill();
+            let _ = up.wait();
+        }
+        for child in self.running.values_mut() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

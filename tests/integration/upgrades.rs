@@ -1,0 +1,170 @@
+//! Workflows in flight run on the code that they began with.
+
+use std::{collections::BTreeSet, fs};
+
+use serde_json::Value;
+
+use crate::support::{App, Installation, eventually, root, text};
+
+const VERSION: &str = "LAUNCHWAY_JOURNAL_VERSION";
+
+fn slow(greeting: &str, seconds: u32) -> App {
+    let script =
+        format!("/bin/busybox sleep {seconds}; exec /bin/busybox httpd -f -p 8080 -h /www");
+    App::with_dockerfile(
+        greeting,
+        &format!(
+            "FROM scratch\nCOPY busybox /bin/busybox\nCOPY www /www\n\
+             CMD [\"/bin/busybox\", \"sh\", \"-c\", \"{script}\"]\n"
+        ),
+    )
+}
+
+#[test]
+fn another_journal_version_waits_until_the_old_one_has_drained() {
+    let mut here = Installation::start();
+    let bad = App::new("bad", r#"RUN ["/bin/busybox", "false"]"#);
+    let failed = here.run(&["deploy", &bad.path().display().to_string(), "--project", "shop"]);
+    assert_eq!(failed.status.code(), Some(3), "{}", text(&failed));
+    let failed =
+        here.json(&["list"])["deployments"][0]["deployment_id"].as_str().unwrap().to_owned();
+
+    let id = here.submit(slow("old", 4).path(), &["--project", "shop"]);
+    here.wait_step(&id, "await-ready", "running");
+    here.kill_up();
+    let refused = here.up_command(&[]).env(VERSION, "2").output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    let said = text(&refused);
+    assert!(said.contains("unfinished workflows") && said.contains("down --drain"), "{said}");
+
+    // The old one again: what was in flight goes on, and is let end.
+    here.up();
+    let drained = here.down(&["--drain"]);
+    assert!(drained.status.success(), "{}", text(&drained));
+    assert_eq!(here.stop_up(), Some(0));
+
+    here.set_env(VERSION, "2");
+    here.up();
+    assert_eq!(here.inspect(&id)["status"], "live");
+    here.deploy(App::new("new", "").path(), &["--project", "shop"]);
+    let refused = here.run(&["retry", &failed]);
+    assert_eq!(refused.status.code(), Some(9), "{}", text(&refused));
+    let said = text(&refused);
+    assert!(said.contains("version 1") && said.contains("version 2"), "{said}");
+    assert!(said.contains(&format!("launchway redeploy {failed}")), "{said}");
+}
+
+/// What every handler journals, in order. A change here is a change of the
+/// journal: raise `JOURNAL_VERSION`, then write the file anew with
+/// `UPDATE_GOLDEN=1 ./dev test -E 'test(handlers_journal)'`.
+#[test]
+fn handlers_journal_what_this_version_of_the_journal_says() {
+    let settings = [
+        "build.concurrency=1",
+        "run.retire_after=100ms",
+        "run.keep_running=0",
+        "recovery.every=1s",
+        "recovery.grace=1s",
+    ];
+    let here = Installation::start_with(&settings);
+    play(&here);
+    let written = journals(&here);
+    let golden = root().join("tests/integration/journals.golden");
+    if std::env::var_os("UPDATE_GOLDEN").is_some() {
+        fs::write(&golden, &written).unwrap();
+    }
+    let expected = fs::read_to_string(&golden).unwrap();
+    assert_eq!(written, expected, "raise JOURNAL_VERSION in workflows/src/services/mod.rs");
+}
+
+/// Everything that can happen to a deployment, once.
+fn play(here: &Installation) {
+    let live = |greeting: &str| {
+        let result = here.deploy(App::new(greeting, "").path(), &["--project", "shop"]);
+        result["deployment_id"].as_str().unwrap().to_owned()
+    };
+    let first = live("one");
+    live("two");
+    here.wait_status(&first, &["retired"]);
+    here.json(&["rollback", &first]);
+    let ready =
+        here.json(&["deploy", &App::new("three", "").path().display().to_string(), "-p", "shop"]);
+    here.json(&["promote", ready["deployment_id"].as_str().unwrap()]);
+    here.json(&["redeploy", &first]);
+    let image = here.inspect(&first)["image"].as_str().unwrap().to_owned();
+    here.json(&["deploy", "--image", &image, "-p", "other"]);
+
+    let exits = App::with_dockerfile(
+        "",
+        "FROM scratch\nCOPY busybox /bin/busybox\nCMD [\"/bin/busybox\", \"false\"]\n",
+    );
+    let failed = here.run(&["deploy", &exits.path().display().to_string(), "-p", "shop"]);
+    assert_eq!(failed.status.code(), Some(4), "{}", text(&failed));
+    let listed = here.json(&["list", "--status", "failed"]);
+    let failed = listed["deployments"][0]["deployment_id"].as_str().unwrap();
+    assert_eq!(here.run(&["retry", failed]).status.code(), Some(4));
+
+    let endless = App::new("", r#"RUN ["/bin/busybox", "sleep", "86321"]"#);
+    let building = here.submit(endless.path(), &["-p", "shop"]);
+    here.wait_step(&building, "build-image", "running");
+    let older = here.submit(App::new("older", "").path(), &["-p", "shop"]);
+    here.wait_status(&older, &["queued"]);
+    let newer = here.submit(App::new("newer", "").path(), &["-p", "shop"]);
+    here.wait_status(&older, &["superseded"]);
+    assert!(here.run(&["cancel", &building]).status.success());
+    here.wait_status(&newer, &["live"]);
+
+    let waiting = here.submit(slow("never", 600).path(), &["-p", "shop"]);
+    here.wait_step(&waiting, "await-ready", "running");
+    assert!(here.admin(&waiting, "kill").status < 300);
+    here.wait_status(&waiting, &["failed"]);
+}
+
+/// The commands of every ended invocation, each order of them once.
+fn journals(here: &Installation) -> String {
+    let rows = eventually("every workflow has ended", || {
+        let unfinished = here
+            .sql("SELECT id FROM sys_invocation WHERE status NOT IN ('completed', 'scheduled')");
+        unfinished.is_empty().then(|| {
+            here.sql(
+                "SELECT i.target_service_name AS service, i.target_handler_name AS handler, j.id, \
+                 j.entry_type, j.name, j.entry_json FROM sys_journal j JOIN sys_invocation i ON i.id = j.id \
+                 WHERE i.status = 'completed' AND j.entry_type LIKE 'Command%' ORDER BY j.id, j.index",
+            )
+        })
+    });
+    let mut orders: BTreeSet<(String, Vec<String>)> = BTreeSet::new();
+    for invocation in rows.chunk_by(|a, b| a["id"] == b["id"]) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let handler =
+            format!("{}/{}", text(&invocation[0]["service"]), text(&invocation[0]["handler"]));
+        let mut entries: Vec<String> = invocation.iter().map(entry).collect();
+        // As many as there is something to retire.
+        entries.dedup();
+        orders.insert((handler, entries));
+    }
+    let mut written = String::new();
+    for (handler, entries) in orders {
+        written.push_str(&format!("{handler}\n"));
+        entries.iter().for_each(|entry| written.push_str(&format!("    {entry}\n")));
+    }
+    written
+}
+
+/// `Run load-deployment`, `Call Waits/ready`, …
+fn entry(row: &Value) -> String {
+    let kind = row["entry_type"].as_str().unwrap().trim_start_matches("Command: ");
+    let mut name = row["name"].as_str().unwrap_or_default().to_owned();
+    if name.is_empty()
+        && let Some(json) = row["entry_json"].as_str()
+        && let Some((_, rest)) = json.split_once("\"invocation_target\"")
+    {
+        let part = |key: &str| {
+            let (_, value) = rest.split_once(&format!("\"{key}\":\""))?;
+            Some(value.split('"').next()?.to_owned())
+        };
+        let called = (part("name").unwrap_or_default(), part("handler").unwrap_or_default());
+        name = format!("{}/{}", called.0, called.1);
+    }
+    format!("{kind} {name}").trim_end().to_owned()
+}
