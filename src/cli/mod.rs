@@ -7,6 +7,7 @@ mod connect;
 mod deploy;
 mod doctor;
 mod exit;
+mod inspect;
 mod project;
 mod query;
 mod render;
@@ -60,7 +61,7 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::Rollback { id } => actions::rollback(global, id).await,
         Command::Promote { id } => actions::promote(global, id).await,
         Command::List(args) => query::list(global, args).await,
-        Command::Inspect { id } => query::inspect(global, &id).await,
+        Command::Inspect { id } => inspect::inspect(global, &id).await,
         Command::Logs(args) => query::logs(global, args).await,
         Command::Journal { id, attempt } => why::journal(global, id, attempt).await,
         Command::Why { id } => why::why(global, id).await,

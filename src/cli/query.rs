@@ -12,8 +12,8 @@ use super::{
     connect::{Api, connect},
     deploy::here,
     project,
-    render::{emit, failed_text, log_json, log_text, print, some, table},
-    time::{ago, clock, duration, now_ms},
+    render::{emit, log_json, log_text, print, some, table},
+    time::{ago, now_ms},
 };
 
 pub(super) async fn list(global: &Global, args: ListArgs) -> Result<Exit, Failure> {
@@ -37,113 +37,44 @@ pub(super) async fn list(global: &Global, args: ListArgs) -> Result<Exit, Failur
         .into_iter()
         .map(|deployment| {
             vec![
-                deployment.id,
-                deployment.project_slug,
-                deployment.environment_slug,
-                deployment.state,
+                deployment.id.clone(),
+                deployment.project_slug.clone(),
+                deployment.environment_slug.clone(),
+                deployment.state.clone(),
                 ago(deployment.created_at, now),
                 deployment.git_commit_sha.chars().take(7).collect(),
-                deployment.url,
+                url_or_reason(&deployment),
             ]
         })
         .collect();
-    table(&["ID", "PROJECT", "ENVIRONMENT", "STATUS", "CREATED", "COMMIT", "URL"], &rows);
+    table(&["ID", "PROJECT", "ENVIRONMENT", "STATUS", "CREATED", "COMMIT", "URL OR REASON"], &rows);
     Ok(Exit::Success)
 }
 
-async fn get(api: &mut Api, id: &str) -> Result<Deployment, Failure> {
+/// Where it answers; one that answers nowhere says why in a few words.
+fn url_or_reason(deployment: &Deployment) -> String {
+    if !deployment.url.is_empty() {
+        return deployment.url.clone();
+    }
+    match &deployment.failure {
+        Some(failure) if deployment.state == "failed" => match failure.step.as_str() {
+            "" => failure.code.clone(),
+            step => format!("{} at {step}", failure.code),
+        },
+        _ => match deployment.stalled_since {
+            Some(_) => format!("stalled: {}", deployment.stalled_why),
+            None => String::new(),
+        },
+    }
+}
+
+pub(super) async fn get(api: &mut Api, id: &str) -> Result<Deployment, Failure> {
     let request = GetDeploymentRequest { deployment_id: id.to_owned() };
     let answer = api.deployments.get_deployment(request).await;
     let found = answer.map_err(|status| Failure::of_call(&status))?.into_inner().deployment;
     found.ok_or_else(|| {
         Failure::new(Exit::Internal, "the control API answered without a deployment")
     })
-}
-
-pub(super) async fn inspect(global: &Global, id: &str) -> Result<Exit, Failure> {
-    let mut api = connect(global).await?;
-    let deployment = get(&mut api, id).await?;
-    if global.json {
-        let mut result = deployment_json(&deployment);
-        result["type"] = json!("result");
-        emit(&result);
-        return Ok(Exit::Success);
-    }
-    let dirty = if deployment.git_dirty { " (with changes)" } else { "" };
-    let commit = format!(
-        "{}{dirty} {}",
-        deployment.git_commit_sha,
-        first_line(&deployment.git_commit_message)
-    );
-    let attempt = match deployment.restarted_at_step.as_str() {
-        "" => deployment.attempt.to_string(),
-        step => {
-            format!("{} (began at {step}: {})", deployment.attempt, deployment.restarted_why)
-        }
-    };
-    let stalled = deployment
-        .stalled_since
-        .map(|since| format!("no progress since {}: {}", clock(since), deployment.stalled_why));
-    let stalled = stalled.unwrap_or_default();
-    let cancelling = deployment.cancel_requested && deployment.failure.is_none();
-    let status = match cancelling {
-        true => format!("{} (cancellation was asked for)", deployment.state),
-        false => deployment.state.clone(),
-    };
-    for (name, value) in [
-        ("deployment", deployment.id.clone()),
-        ("status", status),
-        ("project", deployment.project_slug.clone()),
-        ("environment", deployment.environment_slug.clone()),
-        ("url", deployment.url.clone()),
-        ("domains", deployment.hostnames.join(", ")),
-        ("image", deployment.rootfs_image_id.clone()),
-        ("digest", deployment.image_digest.clone()),
-        ("branch", deployment.git_branch.clone()),
-        ("commit", commit.trim().to_owned()),
-        ("attempt", attempt),
-        ("stalled", stalled),
-        ("invocation", deployment.invocation_id.clone()),
-        ("created", ago(deployment.created_at, now_ms())),
-    ] {
-        if !value.is_empty() {
-            print(&format!("{name:<12} {value}"));
-        }
-    }
-    print("");
-    let steps: Vec<Vec<String>> = deployment.steps.iter().map(step_row).collect();
-    table(&["STEP", "STATUS", "ATTEMPT", "TRIES", "STARTED", "TOOK", ""], &steps);
-    for attempt in &deployment.attempts {
-        if let Some(failure) = &attempt.failure {
-            print(&format!(
-                "\nattempt {}: {}",
-                attempt.attempt,
-                failed_text(&attempt.state, failure)
-            ));
-        }
-    }
-    if let Some(failure) = &deployment.failure {
-        print(&format!("\n{}", failed_text(&deployment.state, failure)));
-    }
-    deployment.warnings.iter().for_each(|warning| print(&format!("warning: {warning}")));
-    Ok(Exit::Success)
-}
-
-fn step_row(step: &launchway_proto::ctrl::v1::DeploymentStep) -> Vec<String> {
-    let reason = if step.error_message.is_empty() { &step.message } else { &step.error_message };
-    vec![
-        step.name.clone(),
-        step.status.clone(),
-        step.attempt.to_string(),
-        step.tries.to_string(),
-        clock(step.started_at),
-        step.ended_at.map(|ended| duration(ended - step.started_at)).unwrap_or_default(),
-        first_line(reason).to_owned(),
-    ]
-}
-
-fn first_line(text: &str) -> &str {
-    text.lines().next().unwrap_or_default()
 }
 
 pub(super) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, Failure> {

@@ -1,6 +1,6 @@
 //! `ctrl.v1.DeploymentService`.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use futures::Stream;
 use launchway_proto::ctrl::v1::{
@@ -36,6 +36,9 @@ use crate::{
 const DEFAULT_LIMIT: u32 = 50;
 const MAX_LIMIT: u32 = 500;
 
+/// Longest wait for a place in the queue: what was asked for is the deployment.
+const POSITION_LIMIT: Duration = Duration::from_secs(1);
+
 impl Control {
     pub(super) async fn find(&self, id: &str) -> Result<DeploymentView, Status> {
         let id: DeploymentId =
@@ -54,7 +57,8 @@ impl Control {
     /// Restate knows it; when it does not answer the first one is still shown.
     async fn show_position(&self, view: &mut DeploymentView) {
         let slots = self.admin.state("BuildSlots", self.workspace.as_str(), build_slots::STATE);
-        let Ok(Some(state)) = slots.await else { return };
+        let asked = tokio::time::timeout(POSITION_LIMIT, slots).await;
+        let Ok(Ok(Some(state))) = asked else { return };
         let queue = build_slots::queue(state.as_bytes()).unwrap_or_default();
         let position = queue.iter().position(|id| *id == view.id);
         let step = view.steps.iter_mut().rfind(|step| step.name == Step::AcquireSlot.name());

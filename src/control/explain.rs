@@ -6,7 +6,7 @@ use std::time::Duration;
 use launchway_proto::ctrl::v1::ExplainDeploymentResponse;
 use launchway_workflows::{
     error::{ErrorCode, StepFailure},
-    model::Source,
+    model::{QueuePolicy, Source},
     ports::WorkflowState,
     status::DeploymentStatus,
     step::Step,
@@ -23,7 +23,6 @@ use crate::{
 /// Longest wait for Restate: a person waits for the answer, and "it does not
 /// answer" is one.
 const PATIENCE: Duration = Duration::from_secs(3);
-const SUPERSEDE: &str = "supersede-queued";
 
 pub(super) async fn explain(
     control: &Control,
@@ -108,7 +107,7 @@ fn facts(control: &Control, view: DeploymentView, restate: RestateView) -> Facts
             url: url(view.environment_domain),
             live: view.environment_live,
             pinned: view.environment_pinned,
-            supersedes: view.queue_policy == SUPERSEDE,
+            supersedes: view.queue_policy == QueuePolicy::SupersedeQueued.as_str(),
         },
         own_url: url(view.commit_domain),
         builds: matches!(view.source, Source::BuildContext(_)),

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use launchway_proto::ctrl::v1::{GetJournalRequest, GetJournalResponse, JournalEntry};
-use launchway_workflows::{ids::InvocationId, ports::StoreError};
+use launchway_workflows::{
+    ids::InvocationId,
+    ports::{StoreError, Workflow},
+};
 use tonic::Status;
 
 use super::{
@@ -12,7 +15,7 @@ use super::{
 };
 use crate::{
     restate::{RestateError, admin},
-    store::{DeploymentView, JournalLine, StepView, UnsavedJournal, now_ms},
+    store::{AttemptView, DeploymentView, JournalLine, StepView, UnsavedJournal, now_ms},
 };
 
 /// Journals saved between two looks at the database.
@@ -81,8 +84,9 @@ async fn of_restate(
     Ok(None)
 }
 
-/// Where to look for an attempt's journal. The row's own invocation may be the
-/// one that has unwound a killed `deploy`.
+/// Where to look for an attempt's journal: its own invocation, unless that is the
+/// one that has unwound a killed `deploy`. Anybody may send another `deploy` of the
+/// same deployment, which does nothing.
 async fn invocations(
     control: &Control,
     view: &DeploymentView,
@@ -91,12 +95,20 @@ async fn invocations(
     if let Some(earlier) = view.attempts.iter().find(|earlier| earlier.attempt == attempt) {
         return Ok(earlier.invocation_id.clone().into_iter().collect());
     }
-    let own =
-        control.workflows.newest(&view.id).await?.map(|workflow| workflow.invocation).into_iter();
-    let mut found: Vec<InvocationId> = own.chain(view.invocation_id.clone()).collect();
     // A retry that has only just been asked for has no workflow of its own yet.
-    found.retain(|id| !view.attempts.iter().any(|it| it.invocation_id.as_ref() == Some(id)));
-    Ok(found)
+    let own = |workflow: &Workflow| {
+        let earlier = |it: &AttemptView| it.invocation_id.as_ref() == Some(&workflow.invocation);
+        !view.attempts.iter().any(earlier)
+    };
+    let owner = match &view.invocation_id {
+        Some(owner) => control.workflows.workflow(owner).await?.filter(own),
+        None => None,
+    };
+    if let Some(owner) = owner.as_ref().filter(|owner| owner.handler == "deploy") {
+        return Ok(vec![owner.invocation.clone()]);
+    }
+    let newest = control.workflows.newest(&view.id).await?.filter(own);
+    Ok(newest.into_iter().chain(owner).map(|workflow| workflow.invocation).collect())
 }
 
 /// Entries in order. Times are the product's own where it recorded the step:

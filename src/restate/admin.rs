@@ -270,7 +270,7 @@ impl AdminClient {
     }
 }
 
-fn literal(text: &str) -> String {
+pub(super) fn literal(text: &str) -> String {
     text.replace('\'', "''")
 }
 

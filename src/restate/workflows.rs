@@ -10,7 +10,7 @@ use serde::Deserialize;
 
 use super::{
     RestateError,
-    admin::{AdminClient, JournalEntry},
+    admin::{AdminClient, JournalEntry, literal},
     ingress::IngressClient,
 };
 
@@ -55,6 +55,14 @@ impl Workflows {
              AND i.target_handler_name = 'deploy' ORDER BY i.created_at DESC LIMIT 1"
         );
         Ok(self.find(&condition).await?.pop())
+    }
+
+    /// The invocation, as far as Restate remembers it.
+    ///
+    /// # Errors
+    /// Restate does not answer.
+    pub async fn workflow(&self, id: &InvocationId) -> Result<Option<Workflow>, RestateError> {
+        Ok(self.find(&format!("i.id = '{}'", literal(&id.0))).await?.pop())
     }
 
     async fn find(&self, condition: &str) -> Result<Vec<Workflow>, RestateError> {

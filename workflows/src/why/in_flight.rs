@@ -91,8 +91,12 @@ fn step(facts: &Facts, running: &Running, limits: &Limits) -> Story {
     let mut told =
         vec![format!("{} has been {} for {since} (step `{step}`).", subject(facts), doing(step))];
     if let (DeploymentStatus::Queued, false) = (facts.status, running.message.is_empty()) {
-        // Written once: the queue has moved since.
-        told.push(format!("When it joined the queue: {}.", ended_off(&running.message)));
+        // Without Restate the place is the one it had at first.
+        let when = match facts.restate {
+            RestateView::Silent(_) => "When it joined the queue: ",
+            _ => "It is at ",
+        };
+        told.push(format!("{when}{}.", ended_off(&running.message)));
     }
     let mut remedy = vec![advice(facts, step)];
     if let Some(last) = &running.failure {

@@ -53,7 +53,7 @@ fn live(facts: &Facts, limits: &Limits) -> Story {
         told,
         next: Some(format!(
             "It serves until another deployment of {environment} goes live. {}",
-            kept(limits)
+            kept(facts, limits)
         )),
         remedy: vec![format!(
             "`launchway rollback --project {} --env {environment}` serves the one before it again, if there is one.",
@@ -77,25 +77,22 @@ fn ready(facts: &Facts, limits: &Limits) -> Story {
     });
     Story {
         told,
-        next: Some(format!(
-            "It goes on running until another deployment goes live. {}",
-            kept(limits)
-        )),
+        next: Some(format!("It goes on running. {}", kept(facts, limits))),
         remedy: vec![format!("`launchway promote {id}` makes {environment} serve it.")],
         ..Story::default()
     }
 }
 
 /// What becomes of a deployment that does not serve its environment any more.
-fn kept(limits: &Limits) -> String {
-    let stopped = format!("stopped {} later", time(limits.retire_after));
-    match limits.keep_running {
-        0 => format!("Then it is {stopped}, unless a branch's domain points to it."),
+fn kept(facts: &Facts, limits: &Limits) -> String {
+    let (environment, after) = (&facts.environment.name, time(limits.retire_after));
+    let unless = match limits.keep_running {
+        0 => "a branch's domain points to it".to_owned(),
         kept => format!(
-            "Then it is {stopped}, unless it is among the newest {kept} of those that were replaced \
-             (`run.keep_running`) or a branch's domain points to it."
+            "it is among the newest {kept} that do not serve (`run.keep_running`) or a branch's domain points to it"
         ),
-    }
+    };
+    format!("{after} after a newer deployment of {environment} it is stopped, unless {unless}.")
 }
 
 fn retiring(facts: &Facts) -> Story {
@@ -118,7 +115,7 @@ fn retired(facts: &Facts) -> Story {
     let own = facts.own_url.as_ref().map(|url| format!(" {url} answers 503.")).unwrap_or_default();
     Story {
         told: vec![format!(
-            "{} was replaced and stopped {} ago; its image is kept.{own}",
+            "{} was replaced, and its instances were stopped {} ago.{own}",
             subject(facts),
             since(facts)
         )],

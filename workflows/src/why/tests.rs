@@ -100,7 +100,7 @@ fn of_state(status: DeploymentStatus) -> Facts {
     let plain = facts(status);
     match status {
         S::Queued => {
-            let message = "position 3 in the queue: 2 of 2 builds run".to_owned();
+            let message = "position 3 of 4 in the queue: every build slot is taken".to_owned();
             let running = plain.running.clone().map(|running| Running { message, ..running });
             Facts { running, ..plain }
         }
@@ -267,6 +267,7 @@ fn cases() -> Vec<(&'static str, Facts)> {
             },
         ),
         ("restate-silent", Facts { restate: silent.clone(), ..facts(S::Building) }),
+        ("queued-restate-silent", Facts { restate: silent.clone(), ..of_state(S::Queued) }),
         ("workflow-gone", Facts { restate: RestateView::Forgotten, ..facts(S::Building) }),
         ("pending-not-sent-yet", Facts { restate: RestateView::Forgotten, ..facts(S::Pending) }),
         (
