@@ -16,7 +16,7 @@ use crate::{
     control::{Control, RouteFeed, keep_journals},
     gateway::{self, GatewayConfig},
     krane::{KraneClient, KraneService},
-    restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
+    restate::{RestateError, admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
     store::{Role as KeyRole, Store},
     worker,
@@ -277,27 +277,25 @@ impl Parts {
     pub(super) async fn register_worker(&self) -> Result<(), SetupError> {
         let admin = self.admin();
         let url = worker::url(&self.config.worker.url());
-        let elsewhere = admin.unfinished_elsewhere(&url).await.map_err(SetupError::from)?;
-        if elsewhere > 0 {
-            return Err(SetupError(format!(
-                "{elsewhere} unfinished workflows belong to another version or address of the worker than \
-                 {url}: start that one again and let them end with `launchway down --drain`"
-            )));
-        }
+        // Restate may be starting too, after both were lost.
         let registering = async {
             loop {
-                match admin.register(&url).await {
-                    Ok(()) => return,
+                match register(&admin, &url).await {
+                    Ok(refusal) => return refusal,
                     Err(error) => tracing::debug!(%error, "registering the worker again"),
                 }
                 tokio::time::sleep(REGISTER_PAUSE).await;
             }
         };
-        tokio::time::timeout(REGISTER_LIMIT, registering).await.map_err(|_| {
+        let refusal = tokio::time::timeout(REGISTER_LIMIT, registering).await.map_err(|_| {
             SetupError(format!(
-                "Restate cannot reach the worker at {url} within 30 s: check worker.url"
+                "Restate does not answer, or cannot reach the worker at {url}, within 30 s: check \
+                 restate.admin_url and worker.url"
             ))
         })?;
+        if let Some(refusal) = refusal {
+            return Err(refusal);
+        }
         resume_held_back(&admin).await;
         Ok(())
     }
@@ -315,6 +313,19 @@ impl Parts {
         let listener = settings.listen().map_err(SetupError::from)?;
         gateway::serve(settings, listener, stop).await.map_err(SetupError::from)
     }
+}
+
+/// Registers the worker, unless others than it have workflows to end.
+async fn register(admin: &AdminClient, url: &str) -> Result<Option<SetupError>, RestateError> {
+    let elsewhere = admin.unfinished_elsewhere(url).await?;
+    if elsewhere == 0 {
+        admin.register(url).await?;
+        return Ok(None);
+    }
+    Ok(Some(SetupError(format!(
+        "{elsewhere} unfinished workflows belong to another version or address of the worker than \
+         {url}: start that one again and let them end with `launchway down --drain`"
+    ))))
 }
 
 /// Ends back-offs that outlasted an outage: what can go on goes on at once.

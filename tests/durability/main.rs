@@ -3,15 +3,17 @@
 //! twice. The product on real parts (binary, restate-server, database, gRPC),
 //! with builder, containers and object store that answer at once.
 
-mod cancels;
 mod chaos;
 mod effects;
+mod endings;
 mod failpoints;
+mod idempotence;
 /// Shared with the binary `launchway-instant`.
 mod instant {
     pub mod world;
 }
 mod outage;
+mod releases;
 mod stalls;
 mod support;
 mod unwind;

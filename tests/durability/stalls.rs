@@ -19,7 +19,7 @@ fn signal(here: &Installation, process: Process, signal: Signal) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_frozen_worker_is_shown_as_a_stall_and_does_nothing_twice_when_it_thaws() {
-    let here = Installation::apart(&SETTINGS).await;
+    let here = Installation::apart(&SETTINGS, &[]).await;
     here.arm("deploy-to-krane", "during");
     let id = here.submit("shop").await;
     here.parked("deploy-to-krane", "during").await;

@@ -98,6 +98,9 @@ pub struct SlotGrant {
 pub struct SlotHolder {
     /// Whose slot, or place in the queue.
     pub deployment_id: DeploymentId,
+    /// Only what this wait has taken: a later attempt may hold or want another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub awakeable_id: Option<String>,
 }
 
 /// Input of `expire`.
@@ -114,8 +117,16 @@ struct Slots {
     limit: u32,
     grants: u64,
     production_run: u32,
-    holders: Vec<Lease>,
+    holders: Vec<Held>,
     waiters: Vec<AcquireRequest>,
+}
+
+/// A slot that is taken, and by which wait.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Held {
+    #[serde(flatten)]
+    lease: Lease,
+    awakeable_id: String,
 }
 
 /// Who waits, in the order in which they would be served if nothing else came,
@@ -143,8 +154,9 @@ struct Granted {
 impl Slots {
     fn acquire(&mut self, request: AcquireRequest) -> Acquired {
         self.limit = request.limit.max(1);
-        if let Some(lease) = self.lease_of(&request.deployment_id) {
-            return Acquired::Granted(lease.grant);
+        if let Some(held) = self.held_by(&request.deployment_id) {
+            held.awakeable_id = request.awakeable_id;
+            return Acquired::Granted(held.lease.grant);
         }
         // A re-executed caller waits on another awakeable.
         self.waiters.retain(|waiter| waiter.deployment_id != request.deployment_id);
@@ -166,15 +178,19 @@ impl Slots {
         superseded
     }
 
-    fn release(&mut self, id: &DeploymentId) -> Vec<Granted> {
-        self.holders.retain(|lease| lease.deployment_id != *id);
-        self.waiters.retain(|waiter| waiter.deployment_id != *id);
+    fn release(&mut self, holder: &SlotHolder) -> Vec<Granted> {
+        let given_back = |id: &DeploymentId, wait: &String| {
+            *id == holder.deployment_id
+                && holder.awakeable_id.as_ref().is_none_or(|only| only == wait)
+        };
+        self.holders.retain(|held| !given_back(&held.lease.deployment_id, &held.awakeable_id));
+        self.waiters.retain(|waiter| !given_back(&waiter.deployment_id, &waiter.awakeable_id));
         self.grant_waiting()
     }
 
     fn expire(&mut self, expired: &Lease) -> Vec<Granted> {
-        self.holders.retain(|lease| {
-            lease.deployment_id != expired.deployment_id || lease.grant != expired.grant
+        self.holders.retain(|held| {
+            held.lease.deployment_id != expired.deployment_id || held.lease.grant != expired.grant
         });
         self.grant_waiting()
     }
@@ -203,7 +219,8 @@ impl Slots {
             self.production_run = 0;
         }
         let grant = SlotGrant { number: self.grants };
-        self.holders.push(Lease { deployment_id: request.deployment_id.clone(), grant });
+        let lease = Lease { deployment_id: request.deployment_id.clone(), grant };
+        self.holders.push(Held { lease, awakeable_id: request.awakeable_id.clone() });
         grant
     }
 
@@ -211,8 +228,8 @@ impl Slots {
         self.holders.len() < self.limit as usize
     }
 
-    fn lease_of(&self, id: &DeploymentId) -> Option<&Lease> {
-        self.holders.iter().find(|lease| lease.deployment_id == *id)
+    fn held_by(&mut self, id: &DeploymentId) -> Option<&mut Held> {
+        self.holders.iter_mut().find(|held| held.lease.deployment_id == *id)
     }
 }
 
@@ -247,7 +264,7 @@ impl BuildSlots {
     #[handler]
     async fn release(&self, ctx: ObjectContext<'_>, holder: Json<SlotHolder>) -> HandlerResult<()> {
         let mut slots = load(&ctx).await?;
-        let granted = slots.release(&holder.0.deployment_id);
+        let granted = slots.release(&holder.0);
         announce(&ctx, granted);
         ctx.set(STATE, Json(slots));
         Ok(())
@@ -297,6 +314,11 @@ mod tests {
         }
     }
 
+    /// Whatever the deployment has taken.
+    fn whole(id: &DeploymentId) -> SlotHolder {
+        SlotHolder { deployment_id: id.clone(), awakeable_id: None }
+    }
+
     fn full() -> (Slots, DeploymentId) {
         let (mut slots, holder) = (Slots::default(), DeploymentId::generate());
         assert!(matches!(slots.acquire(request(&holder, false)), Acquired::Granted(_)));
@@ -308,7 +330,7 @@ mod tests {
         let (mut slots, holder) = full();
         let second = DeploymentId::generate();
         assert_eq!(slots.acquire(request(&second, false)), Acquired::Queued(1));
-        let granted = slots.release(&holder);
+        let granted = slots.release(&whole(&holder));
         assert_eq!(granted[0].to.deployment_id, second);
         assert_eq!(slots.holders.len(), 1);
     }
@@ -331,7 +353,7 @@ mod tests {
             awakeable_id: "newer".to_owned(),
             ..request(&second, false)
         });
-        let granted = slots.release(&holder);
+        let granted = slots.release(&whole(&holder));
         assert_eq!(granted.len(), 1);
         assert_eq!(granted[0].to.awakeable_id, "newer");
     }
@@ -346,7 +368,7 @@ mod tests {
         }
         let mut order = Vec::new();
         for _ in 0..5 {
-            let granted = slots.release(&holder);
+            let granted = slots.release(&whole(&holder));
             holder = granted[0].to.deployment_id.clone();
             order.push(granted[0].to.production);
         }
@@ -386,7 +408,7 @@ mod tests {
     fn an_expired_lease_of_an_earlier_grant_takes_nothing() {
         let (mut slots, holder) = full();
         let stale = Lease { deployment_id: holder.clone(), grant: SlotGrant { number: 1 } };
-        slots.release(&holder);
+        slots.release(&whole(&holder));
         slots.acquire(request(&holder, false));
         assert!(slots.expire(&stale).is_empty());
         assert_eq!(slots.holders.len(), 1);
@@ -401,7 +423,7 @@ mod tests {
         }
         let shown = queue(&serde_json::to_vec(&slots).unwrap()).unwrap();
         let (mut served, mut holder) = (Vec::new(), holder);
-        while let Some(granted) = slots.release(&holder).pop() {
+        while let Some(granted) = slots.release(&whole(&holder)).pop() {
             holder = granted.to.deployment_id;
             served.push(holder.clone());
         }
@@ -409,12 +431,28 @@ mod tests {
         assert_eq!(shown.len(), ids.len());
     }
 
+    /// A wait that was cancelled hears of its end late.
+    #[test]
+    fn an_earlier_wait_gives_back_nothing_of_a_later_one() {
+        let (mut slots, holder) = full();
+        let wait = |id: &DeploymentId, wait: &str| SlotHolder {
+            deployment_id: id.clone(),
+            awakeable_id: Some(wait.to_owned()),
+        };
+        let again = AcquireRequest { awakeable_id: "later".to_owned(), ..request(&holder, false) };
+        slots.acquire(again);
+        slots.release(&wait(&holder, &format!("wait-{holder}")));
+        assert_eq!(slots.holders.len(), 1);
+        slots.release(&wait(&holder, "later"));
+        assert!(slots.holders.is_empty());
+    }
+
     #[test]
     fn a_cancelled_waiter_leaves_the_queue() {
         let (mut slots, holder) = full();
         let second = DeploymentId::generate();
         slots.acquire(request(&second, false));
-        assert!(slots.release(&second).is_empty());
-        assert!(slots.release(&holder).is_empty());
+        assert!(slots.release(&whole(&second)).is_empty());
+        assert!(slots.release(&whole(&holder)).is_empty());
     }
 }

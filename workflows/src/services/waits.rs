@@ -78,7 +78,9 @@ impl Waits {
 
 #[restate_sdk::service]
 impl Waits {
-    /// Waits for a build slot of the workspace.
+    /// Waits for a build slot of the workspace. However the wait ends but well,
+    /// the slot or the place in the queue is given back: it may have been taken
+    /// although nobody heard of it.
     #[handler]
     async fn slot(
         &self,
@@ -86,51 +88,34 @@ impl Waits {
         request: Json<SlotRequest>,
     ) -> HandlerResult<Json<SlotVerdict>> {
         let Json(request) = request;
-        let settings = &self.core.settings;
         let (awakeable_id, decided) = ctx.awakeable::<Json<SlotDecision>>();
-        let acquire = AcquireRequest {
-            deployment_id: request.deployment_id.clone(),
-            awakeable_id,
-            production: request.production,
-            stream: request.stream.clone(),
-            limit: settings.build_concurrency,
-            lease_ms: millis(settings.build_time_limit + LEASE_MARGIN),
-        };
         let slots = || ctx.object_client::<BuildSlotsClient>(request.workspace_id.as_str());
-        let id = &request.deployment_id;
+        let acquire = self.acquire_request(&request, awakeable_id.clone());
         let acquiring = slots().acquire(Json(acquire)).call();
+        let id = &request.deployment_id;
         failpoint::reach(id, Step::AcquireSlot, Point::During).await;
-        let position = match acquiring.await? {
-            Json(Acquired::Granted(grant)) => {
-                failpoint::reach(id, Step::AcquireSlot, Point::Done).await;
-                return Ok(Json(match failpoint::faulty(id, "grant-slot", Ok(grant)) {
-                    Ok(grant) => SlotVerdict::Granted(grant),
-                    Err(error) => SlotVerdict::Failed(error.failure().clone()),
-                }));
+        let limit = self.core.settings.queue_time_limit;
+        let verdict = match acquiring.await {
+            Ok(Json(Acquired::Granted(grant))) => Ok(SlotVerdict::Granted(grant)),
+            Ok(Json(Acquired::Queued(position))) => {
+                match self.note_position(&ctx, id, position).await {
+                    Ok(()) => restate_sdk::select! {
+                        decision = decided => decision.map(|Json(decision)| decision.into()),
+                        _ = ctx.sleep(limit) => Ok(SlotVerdict::Failed(none_in_time(limit))),
+                        on_cancel => Err(TerminalError::new_with_code(409, "cancelled")),
+                    },
+                    Err(error) => Err(error),
+                }
             }
-            Json(Acquired::Queued(position)) => position,
+            Err(error) => Err(error),
         };
-        self.note_position(&ctx, id, position).await?;
-        let leave = || {
-            let holder = SlotHolder { deployment_id: request.deployment_id.clone() };
+        if !matches!(verdict, Ok(SlotVerdict::Granted(_) | SlotVerdict::Superseded(_))) {
+            let holder = SlotHolder { deployment_id: id.clone(), awakeable_id: Some(awakeable_id) };
             slots().release(Json(holder)).send();
-        };
-        restate_sdk::select! {
-            decision = decided => match decision?.0 {
-                SlotDecision::Granted(grant) => Ok(Json(SlotVerdict::Granted(grant))),
-                SlotDecision::Superseded(by) => Ok(Json(SlotVerdict::Superseded(by))),
-            },
-            _ = ctx.sleep(settings.queue_time_limit) => {
-                leave();
-                let limit = settings.queue_time_limit.as_secs();
-                let message = format!("no build slot became free within {limit} s");
-                Ok(Json(SlotVerdict::Failed(StepFailure::new(ErrorCode::BuilderUnavailable, message))))
-            },
-            on_cancel => {
-                leave();
-                Err(TerminalError::new_with_code(409, "cancelled").into())
-            },
         }
+        failpoint::reach(id, Step::AcquireSlot, Point::Done).await;
+        let verdict = failpoint::faulty(id, "grant-slot", Ok(verdict?));
+        Ok(Json(verdict.unwrap_or_else(|error| SlotVerdict::Failed(error.failure().clone()))))
     }
 
     /// Waits until every instance of the deployment is ready, or one ends, or
@@ -162,6 +147,18 @@ impl Waits {
 }
 
 impl Waits {
+    fn acquire_request(&self, request: &SlotRequest, awakeable_id: String) -> AcquireRequest {
+        let settings = &self.core.settings;
+        AcquireRequest {
+            deployment_id: request.deployment_id.clone(),
+            awakeable_id,
+            production: request.production,
+            stream: request.stream.clone(),
+            limit: settings.build_concurrency,
+            lease_ms: millis(settings.build_time_limit + LEASE_MARGIN),
+        }
+    }
+
     /// Only a deployment that really waits pays for a record of it.
     async fn note_position(
         &self,
@@ -178,6 +175,20 @@ impl Waits {
         })
         .await
     }
+}
+
+impl From<SlotDecision> for SlotVerdict {
+    fn from(decision: SlotDecision) -> Self {
+        match decision {
+            SlotDecision::Granted(grant) => SlotVerdict::Granted(grant),
+            SlotDecision::Superseded(by) => SlotVerdict::Superseded(by),
+        }
+    }
+}
+
+fn none_in_time(limit: Duration) -> StepFailure {
+    let message = format!("no build slot became free within {} s", limit.as_secs());
+    StepFailure::new(ErrorCode::BuilderUnavailable, message)
 }
 
 /// Parks the wait in the database and starts to watch. Repeated after a crash

@@ -186,7 +186,7 @@ async fn release_slot(
     plan: &DeploymentPlan,
 ) -> Result<(), Stop> {
     steps.begin(Step::ReleaseSlot, None).await?;
-    let holder = SlotHolder { deployment_id: plan.deployment_id.clone() };
+    let holder = SlotHolder { deployment_id: plan.deployment_id.clone(), awakeable_id: None };
     let slots = steps.ctx().object_client::<BuildSlotsClient>(plan.workspace_id.as_str());
     failpoint::reach(steps.deployment_id(), Step::ReleaseSlot, Point::During).await;
     slots.release(Json(holder)).send();

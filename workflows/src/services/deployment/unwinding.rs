@@ -141,7 +141,8 @@ async fn finish(
 async fn run_undo(steps: &Steps<'_, '_>, undo: &Undo) -> Undone {
     let result = match undo {
         Undo::ReleaseSlot { workspace_id } => {
-            let holder = SlotHolder { deployment_id: steps.deployment_id().clone() };
+            let holder =
+                SlotHolder { deployment_id: steps.deployment_id().clone(), awakeable_id: None };
             let slots = steps.ctx().object_client::<BuildSlotsClient>(workspace_id.as_str());
             slots.release(Json(holder)).send();
             Ok(())
