@@ -24,6 +24,9 @@ ALTER TABLE deployments ADD COLUMN retire_generation BIGINT NOT NULL DEFAULT 0;
 ALTER TABLE deployments ADD COLUMN submitted_by TEXT NOT NULL DEFAULT '';
 ALTER TABLE deployments ADD COLUMN retried_by TEXT;
 ALTER TABLE deployments ADD COLUMN retried_from TEXT;
+-- The workflow that owned the row last; `invocation_id` may be the one that
+-- has unwound it.
+ALTER TABLE deployments ADD COLUMN workflow_id TEXT;
 -- Since when it makes no progress, and why.
 ALTER TABLE deployments ADD COLUMN stalled_since BIGINT;
 ALTER TABLE deployments ADD COLUMN stalled_why TEXT;

@@ -101,7 +101,7 @@ async fn invocations(
         !view.attempts.iter().any(earlier)
     };
     let owner = match &view.invocation_id {
-        Some(owner) => control.workflows.workflow(owner).await?.filter(own),
+        Some(owner) => control.workflows.find_one(owner).await?.filter(own),
         None => None,
     };
     if let Some(owner) = owner.as_ref().filter(|owner| owner.handler == "deploy") {

@@ -61,7 +61,7 @@ impl Workflows {
     ///
     /// # Errors
     /// Restate does not answer.
-    pub async fn workflow(&self, id: &InvocationId) -> Result<Option<Workflow>, RestateError> {
+    pub async fn find_one(&self, id: &InvocationId) -> Result<Option<Workflow>, RestateError> {
         Ok(self.find(&format!("i.id = '{}'", literal(&id.0))).await?.pop())
     }
 
@@ -109,6 +109,10 @@ fn kept_until(entries: &[JournalEntry], step: Step) -> Option<u32> {
 impl Invocations for Workflows {
     async fn idempotency_key(&self, id: &InvocationId) -> Result<Option<String>, RestateSilent> {
         self.admin.idempotency_key(&id.0).await.map_err(silent)
+    }
+
+    async fn workflow(&self, id: &InvocationId) -> Result<Option<Workflow>, RestateSilent> {
+        self.find_one(id).await.map_err(silent)
     }
 
     async fn latest(&self, id: &DeploymentId) -> Result<Option<Workflow>, RestateSilent> {

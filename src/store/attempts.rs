@@ -21,7 +21,7 @@ impl Store {
     ) -> Result<Option<DeploymentPlan>> {
         let mut tx = self.write().await?;
         let taken = sqlx::query(
-            "UPDATE deployments SET invocation_id = $2, unwinding = 0, updated_at = $3 WHERE id = $1 \
+            "UPDATE deployments SET invocation_id = $2, workflow_id = $2, unwinding = 0, updated_at = $3 WHERE id = $1 \
              AND (invocation_id = $2 OR (status = 'pending' AND invocation_id IS NULL) OR status = 'retrying')",
         )
         .bind(id.as_str())

@@ -20,7 +20,7 @@ impl Store {
         let mut tx = self.pool.begin().await.map_err(database)?;
         let row = sqlx::query(
             "SELECT d.status, d.attempt, d.failure, d.undone, d.image_reference, d.image_digest, \
-             d.image_local_only, d.retried_by, d.retried_from, d.restarted_at_step, d.restarted_why, \
+             d.image_local_only, d.workflow_id, d.retried_by, d.retried_from, d.restarted_at_step, d.restarted_why, \
              (SELECT s.step FROM deployment_steps s WHERE s.deployment_id = d.id AND s.attempt = d.attempt \
              ORDER BY s.position DESC LIMIT 1) AS last_step \
              FROM deployments d WHERE d.id = $1",
@@ -39,6 +39,7 @@ impl Store {
             last_step: optional_step(&row, "last_step")?,
             plan: read_plan(&mut tx, id).await?,
             image: image_of(&row)?,
+            workflow: get::<Option<String>>(&row, "workflow_id")?.map(InvocationId),
             retried: match status {
                 DeploymentStatus::Retrying => retried(&row)?,
                 _ => None,

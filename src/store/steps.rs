@@ -21,7 +21,7 @@ impl Store {
         // A new deployment is taken by its first step; a retried one by the
         // first that really runs: those before it are copied, not executed.
         let owned = sqlx::query(
-            "UPDATE deployments SET invocation_id = $2, updated_at = $3, stalled_since = NULL \
+            "UPDATE deployments SET invocation_id = $2, workflow_id = $2, updated_at = $3, stalled_since = NULL \
              WHERE id = $1 AND status NOT IN ('failed', 'cancelled', 'superseded') \
              AND (invocation_id = $2 OR status = 'retrying' \
              OR (status = 'pending' AND invocation_id IS NULL))",

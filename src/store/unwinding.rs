@@ -25,7 +25,7 @@ impl Store {
     ) -> Result<UnwindStart> {
         let mut tx = self.write().await?;
         let closed = sqlx::query(
-            "UPDATE deployments SET unwinding = 1, failure = $3, invocation_id = $2, updated_at = $4 \
+            "UPDATE deployments SET unwinding = 1, failure = $3, invocation_id = $2, workflow_id = $2, updated_at = $4 \
              WHERE id = $1 AND routed IS NULL AND (invocation_id = $2 OR status = 'retrying' \
              OR (status = 'pending' AND invocation_id IS NULL))",
         )

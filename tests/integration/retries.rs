@@ -2,6 +2,8 @@
 
 use std::net::TcpListener;
 
+use serde_json::{Value, json};
+
 use crate::support::{App, Installation, docker, step, text};
 
 /// Starts only while somebody listens on this port of the host.
@@ -50,6 +52,14 @@ fn a_retry_goes_on_from_what_was_taken_back_and_builds_nothing_again() {
     let id = listed["deployments"][0]["deployment_id"].as_str().unwrap();
     assert!(here.containers(id).is_empty());
     let image = here.images(id);
+
+    // Anybody may send a workflow that nobody has asked for: it does nothing.
+    let stray =
+        here.ingress(&format!("Deployment/{id}/deploy"), "stray", &json!({"deployment_id": id}));
+    assert!(stray.status >= 400, "{stray:?}");
+    let state = here.ingress(&format!("Deployment/{id}/status"), "state", &Value::Null);
+    assert!(state.body.contains(r#""status":"failed""#), "{state:?}");
+    assert!(state.body.contains(r#""step":"await-ready""#), "{state:?}");
 
     let still = here.run(&["retry", id]);
     assert_eq!(still.status.code(), Some(4), "{}", text(&still));

@@ -301,6 +301,8 @@ pub struct EndedAttempt {
     pub plan: DeploymentPlan,
     /// What it had built.
     pub image: Option<BuiltImage>,
+    /// The `deploy` that owned it last; `None`: none ever did.
+    pub workflow: Option<InvocationId>,
     /// How the present attempt began, while it is `retrying`.
     pub retried: Option<Retried>,
 }
@@ -585,7 +587,11 @@ pub trait Invocations: Send + Sync + 'static {
     /// the server keeps it to itself (restate-server 1.7).
     async fn idempotency_key(&self, id: &InvocationId) -> Result<Option<String>, RestateSilent>;
 
-    /// The latest `deploy` of a deployment, as far as Restate remembers.
+    /// An invocation, as far as Restate remembers it.
+    async fn workflow(&self, id: &InvocationId) -> Result<Option<Workflow>, RestateSilent>;
+
+    /// The newest `deploy` of a deployment, as far as Restate remembers; not
+    /// necessarily one that ever owned it, since anybody may send one.
     async fn latest(&self, id: &DeploymentId) -> Result<Option<Workflow>, RestateSilent>;
 
     /// Every unfinished `Deployment` and `Deployments` invocation.

@@ -72,7 +72,11 @@ pub(crate) async fn begin(
     if !matches!(ended.status, DeploymentStatus::Failed | DeploymentStatus::Cancelled) {
         return Ok(Decision::Refused(not_ended(id, ended.status)));
     }
-    let Some(workflow) = core.invocations.latest(id).await? else {
+    let workflow = match &ended.workflow {
+        Some(owner) => core.invocations.workflow(owner).await?,
+        None => core.invocations.latest(id).await?,
+    };
+    let Some(workflow) = workflow else {
         let reason = "Restate has forgotten the journal of its last attempt";
         return Ok(Decision::Refused(use_redeploy(id, reason)));
     };

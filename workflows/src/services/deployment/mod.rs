@@ -14,12 +14,14 @@ use crate::{
     engine::{
         core::Core,
         failpoint,
+        run::bounded_run,
         steps::{Done, StepLimits, Steps, Stop},
         undo::Undos,
     },
-    error::{ErrorCode, StepError},
+    error::{ErrorCode, StepError, StepFailure},
     ids::DeploymentId,
     model::{DeploymentPlan, Routed},
+    status::DeploymentStatus,
     step::Step,
 };
 pub(crate) use build_phase::PUSH_LIMIT;
@@ -34,6 +36,23 @@ pub struct DeployRequest {
     /// Key space of the deployed API, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_auth_id: Option<String>,
+}
+
+/// Output of `status`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct DeploymentState {
+    /// The object's key.
+    pub deployment_id: DeploymentId,
+    /// Where it is.
+    pub status: DeploymentStatus,
+    /// From 1.
+    pub attempt: u32,
+    /// The last step that this attempt has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<Step>,
+    /// Why it failed, or is being taken back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<StepFailure>,
 }
 
 /// The workflow of one deployment.
@@ -74,6 +93,27 @@ impl Deployment {
                 Unwound::Settled | Unwound::NotOurs => Err(unwinding::terminal_error(&steps)),
             },
         }
+    }
+
+    /// Where the deployment is; answers while `deploy` runs.
+    #[handler]
+    async fn status(&self, ctx: SharedObjectContext<'_>) -> HandlerResult<Json<DeploymentState>> {
+        let id = DeploymentId::from_str(ctx.key())
+            .map_err(|error| TerminalError::new_with_code(400, error.to_string()))?;
+        let (core, key) = (Arc::clone(&self.core), id.clone());
+        let Json(state) = bounded_run!(ctx, "read-state", move || async move {
+            let found = core.store.ended_attempt(&key).await?;
+            Ok(Json(found.map(|found| DeploymentState {
+                deployment_id: key,
+                status: found.status,
+                attempt: found.attempt,
+                step: found.last_step,
+                failure: found.failure,
+            })))
+        })
+        .await?;
+        let unknown = || format!("there is no deployment `{id}`: `launchway list` shows them");
+        state.map(Json).ok_or_else(|| TerminalError::new_with_code(404, unknown()).into())
     }
 
     /// Finishes the undos of an invocation that was killed and settles the

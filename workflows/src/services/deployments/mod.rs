@@ -115,12 +115,16 @@ impl Deployments {
         request: Json<DeploymentRef>,
     ) -> HandlerResult<Json<CreatedDeployment>> {
         let (core, by) = (Arc::clone(&self.core), invocation_of(&ctx));
-        let id = request.0.deployment_id;
+        let DeploymentRef { deployment_id } = request.0;
+        let id = deployment_id.clone();
         let Json(submission) = bounded_run!(ctx, "insert-deployment", move || async move {
             Ok(Json(resubmit(&core, &id, &by).await?))
         })
         .await?;
-        started(&ctx, submission)
+        match submission {
+            Some(submission) => started(&ctx, submission),
+            None => Err(unknown(&deployment_id)),
+        }
     }
 
     /// Begins a new attempt of a deployment that has failed or was cancelled,
@@ -209,18 +213,21 @@ async fn submit(
     })
 }
 
-async fn resubmit(core: &Core, id: &DeploymentId, by: &InvocationId) -> HandlerResult<Submission> {
-    let refused = |reason| Submission::Refused { reason, conflict: true };
-    let Some(mut new) = core.store.resubmission(id).await? else {
-        return Ok(refused(format!("there is no deployment `{id}`: `launchway list` shows them")));
-    };
+/// `None`: there is no such deployment.
+async fn resubmit(
+    core: &Core,
+    id: &DeploymentId,
+    by: &InvocationId,
+) -> HandlerResult<Option<Submission>> {
+    let Some(mut new) = core.store.resubmission(id).await? else { return Ok(None) };
     if let Some(gone) = retry::context_gone(core, &new.source).await? {
-        return Ok(refused(format!("{gone}: deploy the directory again")));
+        let reason = format!("{gone}: deploy the directory again");
+        return Ok(Some(Submission::Refused { reason, conflict: true }));
     }
     let key = core.invocations.idempotency_key(by).await?;
     new.idempotency_key = key.unwrap_or_else(|| by.0.clone());
     new.submitted_by = by.clone();
-    Ok(core.store.create_deployment(&new).await?)
+    Ok(Some(core.store.create_deployment(&new).await?))
 }
 
 /// Sends the workflow of a row that this invocation has inserted.
