@@ -1,5 +1,11 @@
 //! kill -9 of real processes: the deployment goes on where it was.
 
+use std::{
+    fs::{self, File},
+    io::Read,
+    process::Command,
+};
+
 use serde_json::Value;
 
 use crate::support::{App, Installation, eventually, signal, step};
@@ -138,4 +144,29 @@ fn the_gateway_serves_on_while_everything_else_is_away_and_is_adopted() {
     here.up();
     assert_eq!(here.child("gateway"), gateway, "the orphan was not adopted");
     load.assert_no_failure();
+}
+
+#[test]
+fn a_command_line_killed_in_the_middle_of_its_upload_leaves_nothing_behind() {
+    let here = Installation::start();
+    let app = App::new("whole", "");
+    // What is random is as large packed.
+    let mut large = vec![0; 64 << 20];
+    File::open("/dev/urandom").unwrap().read_exact(&mut large).unwrap();
+    fs::write(app.path().join("www/large"), large).unwrap();
+    let path = app.path().display().to_string();
+    let mut uploading = here.cli(&["deploy", &path, "--project", "shop"]).spawn().unwrap();
+    let files = || {
+        let mut find = Command::new("find");
+        let found = find.arg(here.data().join("objects")).args(["-type", "f"]).output();
+        String::from_utf8(found.unwrap().stdout).unwrap()
+    };
+    eventually("the upload is under way", || files().contains(".tmp.").then_some(()));
+    uploading.kill().unwrap();
+    uploading.wait().unwrap();
+    eventually("nothing of it is kept", || (!files().contains("contexts")).then_some(()));
+    assert!(!files().contains(".tmp."), "{}", files());
+    assert_eq!(here.json(&["list"])["deployments"].as_array().unwrap().len(), 0);
+    here.deploy(app.path(), &["--project", "shop"]);
+    assert_eq!(here.get(HOST, "/").body, "whole");
 }
