@@ -18,6 +18,7 @@ use crate::{
     error::{StepError, StepFailure},
     ids::DeploymentId,
     ports::{ReleaseStart, ReleaseTarget, Retirable, RunSpec},
+    status::DeploymentStatus,
 };
 
 /// A target that retires between its check and the swap is started again;
@@ -97,22 +98,25 @@ impl Release {
                 ReleaseStart::Begun(target) => target,
                 ReleaseStart::Refused(reason) => return Ok(Json(Released::Refused(reason))),
             };
-            if let Err(failure) = self.ensure_ready(&ctx, &target).await? {
-                self.stop_again(&ctx, &target).await?;
-                return Ok(Json(Released::Failed(failure)));
-            }
-            let swap = SwapRequest { release: request.clone() };
-            let routing = ctx.object_client::<RoutingClient>(target.plan.environment_id.as_str());
-            match routing.swap(Json(swap)).call().await?.0 {
-                Swapped::Done { domain, previous } => {
-                    self.retire_left(&ctx, &request.target_deployment_id).await?;
+            match self.start_and_swap(&ctx, &request, &target).await {
+                Ok(Swapped::Done { domain, previous }) => {
+                    self.retire_left(&ctx, &request.target_deployment_id).await;
                     return Ok(Json(Released::Done { domain, previous, started: target.retired }));
                 }
-                Swapped::Refused(reason) => {
+                Ok(Swapped::Again) => {}
+                Ok(Swapped::Refused(reason)) => {
                     self.stop_again(&ctx, &target).await?;
                     return Ok(Json(Released::Refused(reason)));
                 }
-                Swapped::Again => {}
+                Err(NotMoved::Failed(failure)) => {
+                    self.stop_again(&ctx, &target).await?;
+                    return Ok(Json(Released::Failed(failure)));
+                }
+                // Tries used up, or cancelled: what was started must not stay.
+                Err(NotMoved::Ended(error)) => {
+                    self.stop_again(&ctx, &target).await?;
+                    return Err(error.into());
+                }
             }
         }
         let id = &request.target_deployment_id;
@@ -120,7 +124,33 @@ impl Release {
     }
 }
 
+/// Why a round has moved nothing, as far as it knows.
+enum NotMoved {
+    /// The target cannot be made ready.
+    Failed(StepFailure),
+    /// What the SDK ended an await with.
+    Ended(TerminalError),
+}
+
+impl From<TerminalError> for NotMoved {
+    fn from(error: TerminalError) -> Self {
+        Self::Ended(error)
+    }
+}
+
 impl Release {
+    async fn start_and_swap(
+        &self,
+        ctx: &ObjectContext<'_>,
+        request: &ReleaseRequest,
+        target: &ReleaseTarget,
+    ) -> Result<Swapped, NotMoved> {
+        self.ensure_ready(ctx, target).await?;
+        let swap = SwapRequest { release: request.clone() };
+        let routing = ctx.object_client::<RoutingClient>(target.plan.environment_id.as_str());
+        Ok(routing.swap(Json(swap)).call().await?.0)
+    }
+
     async fn begin(
         &self,
         ctx: &ObjectContext<'_>,
@@ -139,7 +169,7 @@ impl Release {
         &self,
         ctx: &ObjectContext<'_>,
         target: &ReleaseTarget,
-    ) -> Result<Result<(), StepFailure>, TerminalError> {
+    ) -> Result<(), NotMoved> {
         let (core, wanted) = (Arc::clone(&self.core), target.clone());
         let Json(failed) = bounded_run!(ctx, "start-instances", move || async move {
             let starting = tokio::time::timeout(START_LIMIT, start(&core, wanted));
@@ -152,20 +182,21 @@ impl Release {
         })
         .await?;
         if let Some(failure) = failed {
-            return Ok(Err(failure));
+            return Err(NotMoved::Failed(failure));
         }
         let request = ReadyRequest {
             deployment_id: target.plan.deployment_id.clone(),
             namespace: target.plan.environment_id.to_string(),
         };
         match ctx.service_client::<WaitsClient>().ready(Json(request)).call().await?.0 {
-            ReadyVerdict::Ready => Ok(Ok(())),
-            ReadyVerdict::Failed(failure) => Ok(Err(failure)),
+            ReadyVerdict::Ready => Ok(()),
+            ReadyVerdict::Failed(failure) => Err(NotMoved::Failed(failure)),
         }
     }
 
     /// What was retired stays so when it was started for nothing. Anything else
-    /// ran before and goes on.
+    /// ran before and goes on, and so does what another release, or this one
+    /// unheard, has made live meanwhile.
     async fn stop_again(
         &self,
         ctx: &ObjectContext<'_>,
@@ -176,6 +207,10 @@ impl Release {
         }
         let (core, plan) = (Arc::clone(&self.core), target.plan.clone());
         bounded_run!(ctx, "undo-start-instances", move || async move {
+            let now = core.store.settled_since(&plan.deployment_id).await?;
+            if !matches!(now, Some((DeploymentStatus::Retired, _))) {
+                return Ok(());
+            }
             let namespace = plan.environment_id.to_string();
             let deleted = core.runtime.delete(&namespace, &plan.deployment_id).await;
             deleted.map_err(|error| HandlerError::from(error.failure().to_string()))
@@ -184,26 +219,26 @@ impl Release {
     }
 
     /// The deployment that lost the environment may retire now, like after any
-    /// deployment.
-    async fn retire_left(
-        &self,
-        ctx: &ObjectContext<'_>,
-        target: &DeploymentId,
-    ) -> Result<(), TerminalError> {
+    /// deployment. The domains have moved: a failure here is not the caller's.
+    async fn retire_left(&self, ctx: &ObjectContext<'_>, target: &DeploymentId) {
         let (core, id) = (Arc::clone(&self.core), target.clone());
         let keep = core.settings.keep_running;
-        let Json(candidates) = bounded_run!(ctx, "find-retirable", move || async move {
+        let found = bounded_run!(ctx, "find-retirable", move || async move {
             Ok(Json(core.store.retirement_candidates(&id, keep).await?))
-        })
-        .await?;
-        let candidates: Vec<Retirable> = candidates;
+        });
+        let candidates: Vec<Retirable> = match found.await {
+            Ok(Json(candidates)) => candidates,
+            Err(error) => {
+                tracing::warn!(deployment = %target, %error, "what it replaced is retired after the next one");
+                return;
+            }
+        };
         for candidate in candidates {
             let key = candidate.deployment_id.clone();
             ctx.object_client::<RetirementClient>(key.as_str())
                 .retire(Json(candidate))
                 .send_after(self.core.settings.retire_after);
         }
-        Ok(())
     }
 }
 
