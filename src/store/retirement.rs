@@ -14,23 +14,29 @@ impl Store {
         keep: u32,
     ) -> Result<Vec<Retirable>> {
         let rows = sqlx::query(
-            "SELECT o.id, o.retire_generation FROM deployments o JOIN deployments d ON d.environment_id = o.environment_id \
-             WHERE d.id = $1 AND o.status = 'ready' AND o.sequence < d.sequence \
+            "SELECT o.id, o.status, o.retire_generation FROM deployments o \
+             JOIN deployments d ON d.environment_id = o.environment_id \
+             WHERE d.id = $1 AND o.status IN ('ready', 'retiring') AND o.sequence < d.sequence \
              ORDER BY o.sequence DESC",
         )
         .bind(id.as_str())
         .fetch_all(&self.pool)
         .await
         .map_err(database)?;
-        rows.iter()
-            .skip(keep as usize)
-            .map(|row| {
-                Ok(Retirable {
+        let (mut ready, mut retirable) = (0, Vec::new());
+        for row in &rows {
+            // One whose retirement was ended from outside is taken up again;
+            // for one that is on its way this changes nothing.
+            let kept = get::<String>(row, "status")? == "ready" && ready < keep;
+            ready += u32::from(kept);
+            if !kept {
+                retirable.push(Retirable {
                     deployment_id: parse(row, "id")?,
                     generation: get(row, "retire_generation")?,
-                })
-            })
-            .collect()
+                });
+            }
+        }
+        Ok(retirable)
     }
 
     pub(super) async fn start_retirement(&self, candidate: &Retirable) -> Result<Guarded> {

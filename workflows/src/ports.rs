@@ -230,7 +230,8 @@ pub trait Store: Send + Sync + 'static {
     async fn finish_retirement(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
 
     /// Deployments of the environment of `id` that retirement may take: ready,
-    /// older than `id`, beyond the newest `keep` of them.
+    /// older than `id`, beyond the newest `keep` of them; and those that it has
+    /// begun with.
     async fn retirement_candidates(
         &self,
         id: &DeploymentId,

@@ -38,11 +38,21 @@ impl Retirement {
         let id = DeploymentId::from_str(ctx.key())
             .map_err(|error| TerminalError::new_with_code(400, error.to_string()))?;
         let Json(candidate) = candidate;
-        let begin = move |core, _| begin(core, candidate);
+        let wanted = candidate.clone();
+        let begin = move |core, _| begin(core, wanted);
         let begun = self.run(&ctx, "begin-retirement", &id, begin).await?;
-        if begun {
-            self.run(&ctx, "stop-instances", &id, stop).await?;
-            tracing::info!(deployment = %id, "retired");
+        if !begun {
+            return Ok(());
+        }
+        match self.run(&ctx, "stop-instances", &id, stop).await {
+            Ok(_) => tracing::info!(deployment = %id, "retired"),
+            Err(error) => {
+                // There is no way back from `retiring`, and nobody else would
+                // stop the instances: krane may be away for longer than a run.
+                tracing::warn!(deployment = %id, %error, "its instances are not stopped yet");
+                let again = ctx.object_client::<RetirementClient>(ctx.key());
+                again.retire(Json(candidate)).send_after(self.core.settings.retire_after);
+            }
         }
         Ok(())
     }
