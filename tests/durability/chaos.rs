@@ -43,7 +43,7 @@ async fn every_deployment_goes_live_when_everything_is_killed() {
 /// of the processes comes back.
 #[tokio::test(flavor = "multi_thread")]
 async fn half_made_instances_are_completed_whoever_is_killed() {
-    let mut here = Installation::apart(&SETTINGS).await;
+    let mut here = Installation::apart(&SETTINGS, &[]).await;
     for (number, process) in [Process::Krane, Process::Worker, Process::Restate].iter().enumerate()
     {
         here.arm("apply", "during");
@@ -59,7 +59,7 @@ async fn half_made_instances_are_completed_whoever_is_killed() {
 }
 
 async fn survives(label: &str, killed: &[Process]) {
-    let mut here = Installation::apart(&SETTINGS).await;
+    let mut here = Installation::apart(&SETTINGS, &[]).await;
     let projects: Vec<_> = Step::ALL.iter().map(|step| format!("shop-{step}")).collect();
     for point in Point::ALL {
         let mut pauses = kill_at(&mut here, &projects, killed, point).await;
@@ -92,9 +92,7 @@ async fn kill_at(
         waiting = held_up_by_krane(here, &parked).await;
     }
     let known = here.reached();
-    for process in killed {
-        here.start(*process).await;
-    }
+    here.start_all(killed).await;
     let back = now_ms();
     here.ended(&ids).await;
     if !only_krane {

@@ -25,20 +25,37 @@ impl Installation {
         fs::write(self.failpoints().join(format!("{name}.{point}")), "").unwrap();
     }
 
+    /// Nobody is held there any more.
+    pub fn disarm(&self, name: &str, point: &str) {
+        fs::remove_file(self.failpoints().join(format!("{name}.{point}"))).unwrap();
+    }
+
     /// The next deployment there fails with the code: `fail` or `exhaust`.
     pub fn break_at(&self, name: &str, kind: &str, code: ErrorCode) {
         fs::write(self.failpoints().join(format!("{name}.{kind}")), code.name()).unwrap();
     }
 
-    /// Who has taken a failpoint.
+    /// Who has taken a failpoint, since it was last armed.
     pub fn taken(&self, name: &str, point: &str) -> Option<DeploymentId> {
+        if !self.run_taken(name, point) {
+            return None;
+        }
         let hit = fs::read_to_string(self.failpoints().join(format!("{name}.{point}.hit"))).ok()?;
         hit.split(' ').next()?.parse().ok()
     }
 
-    /// Whether a run was executed twice.
-    pub fn ran_twice(&self, run: &str) -> bool {
-        self.failpoints().join(format!("{run}.twice.hit")).exists()
+    /// Returns when a run waits: `run` or `ran`.
+    pub async fn run_parked(&self, run: &str, kind: &str) {
+        eventually(&format!("{run}.{kind} waits"), async || {
+            self.run_taken(run, kind).then_some(())
+        })
+        .await;
+    }
+
+    /// Whether anybody has taken the failpoint of a run: `run`, `ran` or `twice`.
+    pub fn run_taken(&self, run: &str, kind: &str) -> bool {
+        let armed = self.failpoints().join(format!("{run}.{kind}"));
+        !armed.exists() && self.failpoints().join(format!("{run}.{kind}.hit")).exists()
     }
 
     /// The deployment that waits at the point, once one does.
@@ -61,6 +78,13 @@ impl Installation {
     /// Who waits at the point goes on.
     pub fn release(&self, name: &str, point: &str) {
         fs::remove_file(self.failpoints().join(format!("{name}.{point}.hit"))).unwrap();
+    }
+
+    /// Whoever waits there goes on, if anybody does.
+    pub fn release_if_parked(&self, name: &str, point: &str) {
+        if self.run_taken(name, point) {
+            self.release(name, point);
+        }
     }
 
     /// Everything that was reached, in order.

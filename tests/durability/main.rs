@@ -5,11 +5,14 @@
 
 mod chaos;
 mod effects;
+mod endings;
 mod failpoints;
+mod idempotence;
 /// Shared with the binary `launchway-instant`.
 mod instant {
     pub mod world;
 }
 mod outage;
+mod releases;
 mod support;
 mod unwind;

@@ -1,12 +1,13 @@
-//! Restate restarted again and again while a queue of deployments waits.
+//! Processes killed again and again while many deployments are under way.
 
 use std::{fs, process::Command};
 
+use futures::future::try_join_all;
 use serde_json::Value;
 
 use crate::{
     effects::assert_single_effects,
-    support::{Installation, eventually},
+    support::{Installation, LOOK, Process, eventually},
 };
 
 const DEPLOYMENTS: usize = 20;
@@ -51,4 +52,59 @@ async fn every_queued_deployment_goes_live_when_restate_is_killed_ten_times() {
     }
     here.assert_nothing_ran_twice_at_once();
     assert_eq!(here.slot_holders().await, Vec::<String>::new());
+}
+
+/// What deployments reach between two kills.
+const REACHED_BETWEEN: usize = 90;
+const KILLS: usize = 16;
+
+/// Which processes, in which order: the same in every run.
+struct Dice(u64);
+
+impl Dice {
+    fn process(&mut self) -> Process {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Process::APART[usize::try_from(self.0 % 4).unwrap()]
+    }
+}
+
+/// The others are wherever they happen to be: interleavings that nobody has
+/// thought of.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_deployment_goes_live_when_any_process_is_killed_at_any_time() {
+    let settings = ["build.concurrency=3", "run.keep_running=0", "run.retire_after=50ms"];
+    let mut here = Installation::apart(&settings, &[]).await;
+    let projects: Vec<_> = (0..DEPLOYMENTS).map(|number| format!("shop-{number}")).collect();
+    let (mut dice, mut kills, mut next) = (Dice(0x5eed_1a0c), 0, 0);
+    let mut latest = Vec::new();
+    // More work as long as there is killing to do.
+    while kills < KILLS {
+        let submitted = projects.iter().map(|project| tokio::spawn(here.submission(project)));
+        let submitted = tokio::spawn(try_join_all(submitted.collect::<Vec<_>>()));
+        while !submitted.is_finished() || here.admin.unfinished().await.unwrap_or(1) > 0 {
+            let reached = here.reached().len();
+            if reached >= next && kills < KILLS {
+                let process = dice.process();
+                here.kill(process);
+                here.start(process).await;
+                (kills, next) = (kills + 1, reached + REACHED_BETWEEN);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        latest = submitted.await.unwrap().unwrap();
+        here.ended(&latest).await;
+    }
+    for id in &latest {
+        assert_single_effects(&here, id).await;
+    }
+    here.assert_nothing_ran_twice_at_once();
+    let doubled = here.world.events().into_iter().find(|event| event.what == "two-builds-at-once");
+    assert_eq!(doubled, None);
+    assert_eq!(here.slot_holders().await, Vec::<String>::new());
+    eventually("only the latest deployments run", async || {
+        (here.world.ids("instances").len() == latest.len()).then_some(())
+    })
+    .await;
 }

@@ -26,7 +26,7 @@ use crate::instant::world::{self, World};
 /// Longest wait for anything that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// Between two looks.
-const LOOK: Duration = Duration::from_millis(4);
+pub const LOOK: Duration = Duration::from_millis(4);
 /// Instances of each deployment: more than one, so that a half-made set shows.
 pub const REPLICAS: u32 = 2;
 
@@ -114,8 +114,8 @@ impl Installation {
     }
 
     /// Every part in a process of its own; the object store is the test's.
-    pub async fn apart(settings: &[&str]) -> Self {
-        let mut this = Self::prepare(settings, &[]).await;
+    pub async fn apart(settings: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut this = Self::prepare(settings, environment).await;
         this.serve_objects().await;
         for process in Process::APART {
             this.start(process).await;
@@ -185,8 +185,31 @@ impl Installation {
         tokio::spawn(objects.serve(std::future::pending()));
     }
 
+    /// Starts processes at once, as after a power cut: each must wait for what
+    /// it needs. Returns when all answer.
+    pub async fn start_all(&mut self, processes: &[Process]) {
+        processes.iter().rev().for_each(|process| self.spawn(*process));
+        for process in processes {
+            self.answering(*process).await;
+        }
+    }
+
     /// Starts a process and returns when it answers.
     pub async fn start(&mut self, process: Process) {
+        self.spawn(process);
+        self.answering(process).await;
+    }
+
+    async fn answering(&mut self, process: Process) {
+        eventually(&format!("{} answers", process.name()), async || {
+            let ended = self.running.get_mut(&process).unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "{} has ended", process.name());
+            self.answers(process).await.then_some(())
+        })
+        .await;
+    }
+
+    fn spawn(&mut self, process: Process) {
         let mut command = match process {
             P::Restate => self.restate_command(),
             P::Up => self.own_command(&["up"]),
@@ -196,12 +219,6 @@ impl Installation {
         let log = fs::File::options().create(true).append(true).open(log).unwrap();
         let command = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         self.running.insert(process, command.spawn().unwrap());
-        eventually(&format!("{} answers", process.name()), async || {
-            let ended = self.running.get_mut(&process).unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "{} has ended", process.name());
-            self.answers(process).await.then_some(())
-        })
-        .await;
     }
 
     async fn answers(&self, process: Process) -> bool {
@@ -270,24 +287,38 @@ impl Installation {
 
     /// Submits a deployment of a build context of the project.
     pub async fn submit(&self, project: &str) -> DeploymentId {
-        self.submit_keyed(project, &format!("{project}-{}", uuid::Uuid::new_v4())).await
+        self.submission(project).await
     }
 
-    /// Repeats the submission until it is answered, as a caller with a key may.
-    pub async fn submit_keyed(&self, project: &str, key: &str) -> DeploymentId {
-        let project = self.store.ensure_project(&WorkspaceId::local(), project).await;
-        let project = project.unwrap().unwrap();
-        let body = json!({
-            "project_id": project,
-            "build_context": { "build_context_path": format!("contexts/{project}/{key}.tar.gz") },
-            "run_options": { "replicas": REPLICAS },
-        });
-        eventually("a submission is answered", async || {
-            let answer: Result<Value, _> =
-                self.ingress.call("Deployments/create", key, &body).await;
-            answer.ok()?["deployment_id"].as_str()?.parse().ok()
-        })
-        .await
+    /// The same, on its own. It is repeated until it is answered, as a caller
+    /// with a key may.
+    pub fn submission(&self, project: &str) -> impl Future<Output = DeploymentId> + 'static {
+        let (store, ingress) = (self.store.clone(), self.ingress.clone());
+        let key = format!("{project}-{}", uuid::Uuid::new_v4());
+        let project = project.to_owned();
+        async move {
+            let project = store.ensure_project(&WorkspaceId::local(), &project).await;
+            let project = project.unwrap().unwrap();
+            let context = format!("contexts/{project}/{key}.tar.gz");
+            let body = json!({
+                "project_id": project,
+                "build_context": { "build_context_path": context },
+                "run_options": { "replicas": REPLICAS },
+            });
+            // Not `eventually`: its closures cannot be sent to another thread.
+            let begun = Instant::now();
+            loop {
+                let answer: Result<Value, _> =
+                    ingress.call("Deployments/create", &key, &body).await;
+                let id =
+                    answer.ok().and_then(|answer| answer["deployment_id"].as_str()?.parse().ok());
+                if let Some(id) = id {
+                    return id;
+                }
+                assert!(begun.elapsed() < PATIENCE, "no submission is answered");
+                tokio::time::sleep(LOOK).await;
+            }
+        }
     }
 
     /// One deployment for each of the projects, submitted at once.
@@ -309,6 +340,19 @@ impl Installation {
         .await
     }
 
+    /// Calls a handler and returns its answer, or what it was refused with.
+    pub async fn ask(&self, handler: &str, body: &Value) -> Result<Value, String> {
+        let key = uuid::Uuid::new_v4().to_string();
+        self.ingress.call(handler, &key, body).await.map_err(|error| error.to_string())
+    }
+
+    /// Submits and returns when its workflow has run to its end.
+    pub async fn deploy(&self, project: &str) -> DeploymentId {
+        let id = self.submit(project).await;
+        self.ended(std::slice::from_ref(&id)).await;
+        id
+    }
+
     /// Rows of Restate's own tables; `None`: it does not answer.
     pub async fn query(&self, sql: &str) -> Option<Vec<Value>> {
         let url = format!("http://{}/query", self.address("restate.admin_bind"));
@@ -320,8 +364,13 @@ impl Installation {
 
     /// The invocations of a deployment's workflow that have not ended.
     pub async fn unfinished(&self, id: &DeploymentId) -> Option<Vec<String>> {
+        self.unfinished_of("Deployment", id).await
+    }
+
+    /// The invocations of an object that have not ended.
+    pub async fn unfinished_of(&self, object: &str, id: &DeploymentId) -> Option<Vec<String>> {
         let sql = format!(
-            "SELECT id FROM sys_invocation WHERE target_service_name = 'Deployment' \
+            "SELECT id FROM sys_invocation WHERE target_service_name = '{object}' \
              AND target_service_key = '{id}' AND status <> 'completed'"
         );
         let rows = self.query(&sql).await?;

@@ -5,20 +5,17 @@ use std::collections::{HashMap, HashSet};
 
 use launchway::store::DeploymentView;
 use launchway_workflows::{
-    engine::failpoint::Point, error::ErrorCode, ids::DeploymentId, status::DeploymentStatus,
-    step::Step,
+    error::ErrorCode, ids::DeploymentId, status::DeploymentStatus, step::Step,
 };
 
 use crate::{
     effects::{assert_clean_slate, assert_single_effects},
-    support::{Installation, eventually, now_ms},
+    support::{Installation, eventually},
 };
 
 const SETTINGS: [&str; 3] = ["build.concurrency=64", "recovery.every=1s", "recovery.grace=1s"];
 /// Using up the tries of a step takes a second instead of half a minute.
 const TRIES: u32 = 4;
-/// A look of the reconciler, what it waits for, and the unwinding itself.
-const RECONCILED_WITHIN_MS: i64 = 6_000;
 /// The code of what fails for good, and of what is tried in vain.
 const FOR_GOOD: ErrorCode = ErrorCode::RuntimeRejected;
 const IN_VAIN: ErrorCode = ErrorCode::RegistryUnavailable;
@@ -190,40 +187,6 @@ async fn cancels_during_an_unwind_change_nothing() {
     assert_eq!(shown.undone.len(), 1, "{shown:#?}");
     assert!(!shown.undone[0].failed, "{shown:#?}");
     assert_clean_slate(&here, &id, &before[0]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_workflow_is_unwound_from_every_step() {
-    let here = installation().await;
-    let projects = projects(Step::ALL.len());
-    let before = live(&here, &projects).await;
-    Step::ALL.iter().for_each(|step| here.arm(step.name(), Point::During.name()));
-    let ids = here.submit_all(&projects).await;
-    let predecessor: HashMap<_, _> = ids.iter().zip(&before).collect();
-    let parked = here.parked_at_all(Point::During).await;
-    for (_, id) in &parked {
-        for workflow in here.unfinished(id).await.unwrap() {
-            here.end_invocation(&workflow, "kill").await;
-        }
-    }
-    let killed = now_ms();
-    for (step, id) in parked {
-        if step >= Step::AssignDomains {
-            // The commit took place before its workflow was killed.
-            assert_single_effects(&here, &id).await;
-            continue;
-        }
-        let shown = here.wait(&id, DeploymentStatus::Failed).await;
-        let failure = shown.failure.as_ref().unwrap();
-        assert_eq!((failure.step, failure.code), (Some(step), ErrorCode::Interrupted));
-        let took = shown.updated_at - killed;
-        assert!(took < RECONCILED_WITHIN_MS, "{step}: unwound after {took} ms");
-        assert_clean_slate(&here, &id, predecessor[&id]).await;
-    }
-    here.assert_nothing_ran_twice_at_once();
-    for id in live(&here, &projects).await {
-        assert_single_effects(&here, &id).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

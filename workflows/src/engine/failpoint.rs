@@ -9,7 +9,10 @@
 //! - `<name>.fail`, `<name>.exhaust`: what has been done there is reported as
 //!   failed, for good or for now, on every try of that deployment. The file's
 //!   content is the error code.
-//! - `<run>.twice`: the run is executed once more after it has succeeded, as
+//! - `<run>.run`, `<run>.ran`: a run, of any service, waits before it begins,
+//!   or when it has succeeded and the journal does not know it.
+//! - `<run>.broken`: a run fails, for now, as long as the file is there.
+//! - `<run>.twice`: a run is executed once more after it has succeeded, as
 //!   after a crash before its journal entry.
 //!
 //! `reached.log` gets a line for everything that is reached.
@@ -65,7 +68,7 @@ use files as present;
 #[cfg(not(feature = "failpoints"))]
 use nowhere as present;
 pub use present::reach_at;
-pub(crate) use present::{Running, faulty, reached, tries, twice};
+pub(crate) use present::{Running, faulty, observed, reached, tries};
 
 #[cfg(not(feature = "failpoints"))]
 mod nowhere {
@@ -87,7 +90,7 @@ mod nowhere {
     }
 
     /// The run as it is.
-    pub(crate) async fn twice<T>(
+    pub(crate) async fn observed<T>(
         _name: &str,
         run: impl Future<Output = HandlerResult<T>>,
     ) -> HandlerResult<T> {
@@ -126,6 +129,8 @@ mod files {
 
     /// How often a held deployment looks whether it may go on.
     const LOOK: Duration = Duration::from_millis(2);
+    /// A run does not say whose it is.
+    const NOBODY: &str = "-";
 
     fn dir() -> Option<PathBuf> {
         std::env::var_os("LAUNCHWAY_FAILPOINTS").map(PathBuf::from)
@@ -144,8 +149,12 @@ mod files {
     pub async fn reach_at(id: &DeploymentId, name: &str, point: &str) {
         reached(id, name, point);
         let Some(dir) = dir() else { return };
-        let Some((hit, _)) = take(&dir, &format!("{name}.{point}"), id.as_str()) else { return };
-        tracing::warn!(deployment = %id, name, point, "parked at a failpoint");
+        park(&dir, &format!("{name}.{point}"), id.as_str()).await;
+    }
+
+    async fn park(dir: &Path, file: &str, id: &str) {
+        let Some((hit, _)) = take(dir, file, id) else { return };
+        tracing::warn!(deployment = id, file, "parked at a failpoint");
         while hit.exists() {
             #[expect(clippy::disallowed_methods, reason = "a test waits here, nothing durable")]
             tokio::time::sleep(LOOK).await;
@@ -191,17 +200,21 @@ mod files {
         StepFailure::new(known.copied().unwrap_or(ErrorCode::Internal), "injected by a test")
     }
 
-    /// The run, executed once more if a test says so.
-    pub(crate) async fn twice<T>(
+    /// The run, held or executed once more if a test says so.
+    pub(crate) async fn observed<T>(
         name: &str,
         run: impl Future<Output = HandlerResult<T>>,
     ) -> HandlerResult<T> {
-        let result = run.await;
-        match dir().filter(|_| result.is_ok()) {
-            Some(dir) if take(&dir, &format!("{name}.twice"), "").is_some() => {
-                Err("a test has this run executed twice".to_owned().into())
-            }
-            _ => result,
+        let Some(dir) = dir() else { return run.await };
+        park(&dir, &format!("{name}.run"), NOBODY).await;
+        if dir.join(format!("{name}.broken")).exists() {
+            return Err("broken by a test".to_owned().into());
+        }
+        let result = run.await?;
+        park(&dir, &format!("{name}.ran"), NOBODY).await;
+        match take(&dir, &format!("{name}.twice"), NOBODY) {
+            Some(_) => Err("a test has this run executed twice".to_owned().into()),
+            None => Ok(result),
         }
     }
 

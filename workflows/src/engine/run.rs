@@ -26,7 +26,7 @@ macro_rules! bounded_run {
     ($ctx:expr, $name:expr, $policy:expr, $closure:expr) => {{
         let (name, closure) = ($name, $closure);
         #[expect(clippy::disallowed_methods, reason = "the one place where a run begins")]
-        let run = $ctx.run(move || $crate::engine::failpoint::twice(name, closure()));
+        let run = $ctx.run(move || $crate::engine::failpoint::observed(name, closure()));
         run.name(name).retry_policy($policy)
     }};
 }

@@ -1,0 +1,116 @@
+//! Rollbacks and retirements that are interrupted, fail or meet each other:
+//! what serves has its instances, what does not has none.
+
+use launchway_workflows::{ids::DeploymentId, status::DeploymentStatus};
+use serde_json::{Value, json};
+
+use crate::{
+    effects::{assert_single_effects, instances},
+    support::{Installation, Process, REPLICAS, eventually},
+};
+
+const SETTINGS: [&str; 2] = ["run.keep_running=0", "run.retire_after=10ms"];
+const FEW_TRIES: [(&str, &str); 1] = [("LAUNCHWAY_FAILPOINT_TRIES", "4")];
+
+/// `rollback` or `promote`, and its answer.
+pub async fn release_to(
+    here: &Installation,
+    kind: &str,
+    id: &DeploymentId,
+) -> Result<Value, String> {
+    let handler = format!("Release/{}/run", uuid::Uuid::new_v4());
+    here.ask(&handler, &json!({ "kind": kind, "target_deployment_id": id })).await
+}
+
+/// The first is retired, the second is live.
+async fn two_deployments(here: &Installation) -> (DeploymentId, DeploymentId) {
+    let (first, second) = (here.deploy("shop").await, here.deploy("shop").await);
+    here.wait(&first, DeploymentStatus::Retired).await;
+    (first, second)
+}
+
+async fn stopped(here: &Installation, id: &DeploymentId) {
+    eventually(&format!("the instances of {id} are stopped"), async || {
+        (instances(here, id) == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_fails_stops_what_it_had_started() {
+    let here = Installation::together(&SETTINGS, &FEW_TRIES).await;
+    let (first, second) = two_deployments(&here).await;
+    for run in ["start-instances", "watch-instances", "swap-routes"] {
+        here.arm(run, "broken");
+        let answer = release_to(&here, "rollback", &first).await;
+        assert!(answer.is_err(), "{run}: {answer:?}");
+        stopped(&here, &first).await;
+        assert_eq!(here.view(&first).await.status, DeploymentStatus::Retired);
+        assert_single_effects(&here, &second).await;
+        here.disarm(run, "broken");
+    }
+}
+
+/// The second finds the first's work done and is refused: what it had "started"
+/// serves by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rollback_that_comes_second_does_not_stop_what_the_first_made_live() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    let (first, _) = two_deployments(&here).await;
+    here.arm("swap-routes", "run");
+    let (one, two) = tokio::join!(release_to(&here, "rollback", &first), async {
+        here.run_parked("swap-routes", "run").await;
+        let (two, ()) = tokio::join!(release_to(&here, "rollback", &first), async {
+            eventually("the second waits behind the first", async || {
+                let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'Routing' \
+                           AND target_handler_name = 'swap' AND status <> 'completed'";
+                (here.query(sql).await?.len() == 2).then_some(())
+            })
+            .await;
+            here.release("swap-routes", "run");
+        });
+        two
+    });
+    assert_eq!(one.unwrap()["verdict"], "done");
+    assert!(two.is_ok(), "{two:?}");
+    assert_eq!(here.view(&first).await.status, DeploymentStatus::Live);
+    assert_eq!(instances(&here, &first), REPLICAS, "what is live was stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_are_stopped_although_krane_was_away_for_longer_than_every_try() {
+    let mut here = Installation::apart(&SETTINGS, &FEW_TRIES).await;
+    let first = here.deploy("shop").await;
+    here.arm("stop-instances", "run");
+    here.deploy("shop").await;
+    here.run_parked("stop-instances", "run").await;
+    let retiring = here.unfinished_of("Retirement", &first).await.unwrap();
+    here.kill(Process::Krane);
+    here.release("stop-instances", "run");
+    eventually("every try is used up", async || {
+        let now = here.unfinished_of("Retirement", &first).await?;
+        retiring.iter().all(|known| !now.contains(known)).then_some(())
+    })
+    .await;
+    assert_eq!(instances(&here, &first), REPLICAS, "krane is away");
+    here.start(Process::Krane).await;
+    stopped(&here, &first).await;
+    here.wait(&first, DeploymentStatus::Retired).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retirement_that_was_killed_is_taken_up_by_the_next_deployment() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    let first = here.deploy("shop").await;
+    here.arm("stop-instances", "run");
+    here.deploy("shop").await;
+    here.run_parked("stop-instances", "run").await;
+    for retirement in here.unfinished_of("Retirement", &first).await.unwrap() {
+        here.end_invocation(&retirement, "kill").await;
+    }
+    here.release("stop-instances", "run");
+    assert_eq!(here.view(&first).await.status, DeploymentStatus::Retiring);
+    here.deploy("shop").await;
+    here.wait(&first, DeploymentStatus::Retired).await;
+    stopped(&here, &first).await;
+}
