@@ -14,5 +14,6 @@ mod instant {
 }
 mod outage;
 mod releases;
+mod stalls;
 mod support;
 mod unwind;
