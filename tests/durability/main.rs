@@ -12,6 +12,7 @@ mod idempotence;
 mod instant {
     pub mod world;
 }
+mod operator;
 mod outage;
 mod releases;
 mod stalls;
