@@ -15,6 +15,7 @@ mod instant {
 mod operator;
 mod outage;
 mod releases;
+mod retries;
 mod stalls;
 mod support;
 mod unwind;

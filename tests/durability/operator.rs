@@ -12,6 +12,14 @@ impl Installation {
         self.ingress.call(handler, &key, body).await.map_err(|error| error.to_string())
     }
 
+    /// Calls a handler and does not wait for its answer.
+    pub async fn send(&self, handler: &str, body: &Value) {
+        let ingress = self.address("restate.ingress_bind");
+        let request = self.http.post(format!("http://{ingress}/{handler}/send")).json(body);
+        let answer = request.send().await.unwrap();
+        assert!(answer.status().is_success(), "{handler}: {}", answer.text().await.unwrap());
+    }
+
     /// Rows of Restate's own tables; `None`: it does not answer.
     pub async fn query(&self, sql: &str) -> Option<Vec<Value>> {
         let url = format!("http://{}/query", self.address("restate.admin_bind"));

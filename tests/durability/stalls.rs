@@ -1,10 +1,12 @@
 //! What is neither dead nor alive: frozen processes, paused workflows, cancels
-//! that nobody was told.
+//! that nobody was told, rows without a workflow.
 
-use std::process::Command;
+use std::{collections::BTreeSet, process::Command};
 
+use launchway::store::DeploymentFilter;
 use launchway_workflows::{
-    engine::failpoint::Point, ports::Store as _, status::DeploymentStatus, step::Step,
+    engine::failpoint::Point, error::ErrorCode, ids::WorkspaceId, ports::Store as _,
+    status::DeploymentStatus, step::Step,
 };
 
 use crate::{
@@ -76,4 +78,57 @@ async fn a_cancel_that_the_workflow_was_not_told_is_told() {
     here.wait(&id, DeploymentStatus::Cancelled).await;
     here.release("await-ready", "during");
     assert_clean_slate(&here, &id, &before).await;
+}
+
+/// The row is there, the workflow was never sent, and nobody will send it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_that_was_killed_between_row_and_workflow_ends_as_failed() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    let before = here.deploy("shop").await;
+    here.arm("insert-deployment", "ran");
+    let submitting = tokio::spawn(here.submission("shop"));
+    here.run_parked("insert-deployment", "ran").await;
+    let filter = DeploymentFilter { limit: 1, ..DeploymentFilter::default() };
+    let rows = here.store.deployments(&WorkspaceId::local(), &filter).await.unwrap();
+    let id = &rows[0].id;
+    assert_ne!(*id, before);
+    let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'Deployments' \
+               AND status <> 'completed'";
+    for row in here.query(sql).await.unwrap() {
+        here.end_invocation(row["id"].as_str().unwrap(), "kill").await;
+    }
+    submitting.abort();
+    here.release("insert-deployment", "ran");
+    let shown = here.wait(id, DeploymentStatus::Failed).await;
+    assert_eq!(shown.failure.unwrap().code, ErrorCode::Interrupted);
+    assert_clean_slate(&here, id, &before).await;
+    let next = here.deploy("shop").await;
+    assert_single_effects(&here, &next).await;
+}
+
+/// The database is away until every try of the unwind is used up, and the
+/// workflow has ended: the reconciler begins again until it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unwind_that_used_up_its_tries_is_begun_again() {
+    let tries = [("LAUNCHWAY_FAILPOINT_TRIES", "2")];
+    let here = Installation::together(&SETTINGS, &tries).await;
+    let before = here.deploy("shop").await;
+    for runs in [&["settle-attempt"][..], &["settle-attempt", "take-over"]] {
+        runs.iter().for_each(|run| here.arm(run, "broken"));
+        here.break_at("await-ready", "fail", ErrorCode::NotReady);
+        let id = here.submit("shop").await;
+        let mut workflows = BTreeSet::new();
+        eventually("the reconciler has tried as well", async || {
+            workflows.extend(here.unfinished(&id).await?);
+            (workflows.len() >= 3).then_some(())
+        })
+        .await;
+        assert!(!here.view(&id).await.status.is_settled());
+        runs.iter().for_each(|run| here.disarm(run, "broken"));
+        let shown = here.wait(&id, DeploymentStatus::Failed).await;
+        let failure = shown.failure.unwrap();
+        assert_eq!((failure.step, failure.code), (Some(Step::AwaitReady), ErrorCode::NotReady));
+        assert_clean_slate(&here, &id, &before).await;
+        here.release("await-ready", "fail");
+    }
 }
