@@ -25,6 +25,8 @@ use crate::instant::world::{self, World};
 
 /// Longest wait for anything that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// A wait that is worth a line, for whoever looks into a slow run.
+const SLOW: Duration = Duration::from_secs(8);
 /// Between two looks.
 pub const LOOK: Duration = Duration::from_millis(4);
 /// Instances of each deployment: more than one, so that a half-made set shows.
@@ -88,6 +90,9 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
+            if begun.elapsed() > SLOW {
+                eprintln!("slow: {what} took {:?} until {}", begun.elapsed(), now_ms());
+            }
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
