@@ -12,8 +12,10 @@ mod idempotence;
 mod instant {
     pub mod world;
 }
+mod operator;
 mod outage;
 mod releases;
+mod retries;
 mod stalls;
 mod support;
 mod unwind;

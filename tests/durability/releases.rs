@@ -54,11 +54,11 @@ async fn a_rollback_that_fails_stops_what_it_had_started() {
 /// The second finds the first's work done and is refused: what it had "started"
 /// serves by then.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rollback_that_comes_second_does_not_stop_what_the_first_made_live() {
+async fn a_rollback_that_comes_second_does_not_stop_what_a_promote_made_live() {
     let here = Installation::together(&SETTINGS, &[]).await;
     let (first, _) = two_deployments(&here).await;
     here.arm("swap-routes", "run");
-    let (one, two) = tokio::join!(release_to(&here, "rollback", &first), async {
+    let (one, two) = tokio::join!(release_to(&here, "promote", &first), async {
         here.run_parked("swap-routes", "run").await;
         let (two, ()) = tokio::join!(release_to(&here, "rollback", &first), async {
             eventually("the second waits behind the first", async || {
@@ -72,7 +72,7 @@ async fn a_rollback_that_comes_second_does_not_stop_what_the_first_made_live() {
         two
     });
     assert_eq!(one.unwrap()["verdict"], "done");
-    assert!(two.is_ok(), "{two:?}");
+    assert_eq!(two.unwrap()["verdict"], "refused", "it is live already");
     assert_eq!(here.view(&first).await.status, DeploymentStatus::Live);
     assert_eq!(instances(&here, &first), REPLICAS, "what is live was stopped");
 }
@@ -113,4 +113,35 @@ async fn a_retirement_that_was_killed_is_taken_up_by_the_next_deployment() {
     here.deploy("shop").await;
     here.wait(&first, DeploymentStatus::Retired).await;
     stopped(&here, &first).await;
+}
+
+/// To a retired deployment and back again: the newer one runs on meanwhile.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_release_is_completed_whatever_is_killed_at_whichever_of_its_runs() {
+    let mut here = Installation::apart(&SETTINGS, &[]).await;
+    let (first, second) = two_deployments(&here).await;
+    let runs =
+        ["begin-release", "start-instances", "watch-instances", "swap-routes", "find-retirable"];
+    let points = runs.iter().flat_map(|run| [(*run, "run"), (*run, "ran")]);
+    for (number, (run, kind)) in points.enumerate() {
+        let context = format!("{run}.{kind}");
+        here.arm(run, kind);
+        let handler = format!("Release/{}/run", uuid::Uuid::new_v4());
+        let body = json!({ "kind": "promote", "target_deployment_id": first });
+        // Not waited for: its caller dies with the server.
+        here.send(&handler, &body).await;
+        here.run_parked(run, kind).await;
+        let killed = [Process::Worker, Process::Restate, Process::Krane][number % 3];
+        here.kill(killed);
+        here.release(run, kind);
+        here.start(killed).await;
+        let shown = here.wait(&first, DeploymentStatus::Live).await;
+        assert_eq!(shown.domains.len(), 2, "its own and the environment's, {context}: {shown:#?}");
+        assert_eq!(instances(&here, &first), REPLICAS, "{context}");
+        let back = release_to(&here, "promote", &second).await.unwrap();
+        assert_eq!(back["verdict"], "done", "{context}: {back}");
+        here.wait(&first, DeploymentStatus::Retired).await;
+        stopped(&here, &first).await;
+        assert_single_effects(&here, &second).await;
+    }
 }

@@ -1,36 +1,134 @@
-//! What makes no progress is shown, and goes on by itself.
+//! What is neither dead nor alive: frozen processes, paused workflows, cancels
+//! that nobody was told, rows without a workflow.
 
-use launchway_workflows::status::DeploymentStatus;
-use rustix::process::{Pid, Signal, kill_process};
+use std::{collections::BTreeSet, process::Command};
+
+use launchway::store::DeploymentFilter;
+use launchway_workflows::{
+    engine::failpoint::Point, error::ErrorCode, ids::WorkspaceId, ports::Store as _,
+    status::DeploymentStatus, step::Step,
+};
 
 use crate::{
-    effects::assert_single_effects,
+    effects::{assert_clean_slate, assert_single_effects},
     support::{Installation, Process, eventually},
 };
 
-/// Restate notices within ten seconds that a worker says nothing any more.
-const SETTINGS: [&str; 3] =
-    ["recovery.every=1s", "recovery.stalled_after=4s", "recovery.resume_after=8s"];
+const SETTINGS: [&str; 5] = [
+    "build.concurrency=64",
+    "recovery.every=500ms",
+    "recovery.grace=1s",
+    "recovery.stalled_after=1s",
+    "recovery.resume_after=2s",
+];
 
-fn signal(here: &Installation, process: Process, signal: Signal) {
-    let pid = i32::try_from(here.pid(process)).unwrap();
-    kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+fn signal(here: &Installation, process: Process, name: &str) {
+    let pid = here.pid(process).to_string();
+    assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+}
+
+/// Restate gives up on the frozen worker and tries again; once it thaws, what
+/// it was doing must have ended before it is done anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_deployment_goes_live_when_the_worker_freezes_and_thaws() {
+    let here = Installation::apart(&["build.concurrency=64"], &[]).await;
+    Step::ALL.iter().for_each(|step| here.arm(step.name(), Point::During.name()));
+    let projects: Vec<_> = Step::ALL.iter().map(|step| format!("shop-{step}")).collect();
+    let ids = here.submit_all(&projects).await;
+    let parked = here.parked_at_all(Point::During).await;
+    signal(&here, Process::Worker, "STOP");
+    eventually("Restate has noticed", async || {
+        let sql = "SELECT id FROM sys_invocation WHERE status = 'backing-off'";
+        (here.query(sql).await?.len() >= parked.len()).then_some(())
+    })
+    .await;
+    signal(&here, Process::Worker, "CONT");
+    here.ended(&ids).await;
+    for (_, id) in parked {
+        assert_single_effects(&here, &id).await;
+    }
+    here.assert_nothing_ran_twice_at_once();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_frozen_worker_is_shown_as_a_stall_and_does_nothing_twice_when_it_thaws() {
-    let here = Installation::apart(&SETTINGS, &[]).await;
-    here.arm("deploy-to-krane", "during");
+async fn a_workflow_that_somebody_has_paused_is_resumed() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    here.arm("presign-context", "journaled");
     let id = here.submit("shop").await;
-    here.parked("deploy-to-krane", "during").await;
-    signal(&here, Process::Worker, Signal::STOP);
-    let stalled = eventually("the stall is shown", async || here.view(&id).await.stalled).await;
-    assert!(stalled.1.contains("worker"), "{stalled:?}");
-    here.release("deploy-to-krane", "during");
-    signal(&here, Process::Worker, Signal::CONT);
-    let shown = here.wait(&id, DeploymentStatus::Live).await;
-    assert!(shown.stalled.is_none(), "{shown:#?}");
+    here.parked("presign-context", "journaled").await;
+    for workflow in here.unfinished(&id).await.unwrap() {
+        here.end_invocation(&workflow, "pause").await;
+    }
+    eventually("it is shown as stalled", async || here.view(&id).await.stalled.map(drop)).await;
+    // A pause takes hold when the handler comes to its next await.
+    here.release("presign-context", "journaled");
     here.ended(std::slice::from_ref(&id)).await;
-    here.assert_nothing_ran_twice_at_once();
     assert_single_effects(&here, &id).await;
+}
+
+/// The request is in the database, its messenger died: the reconciler tells.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_that_the_workflow_was_not_told_is_told() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    let before = here.deploy("shop").await;
+    here.arm("await-ready", "during");
+    let id = here.submit("shop").await;
+    here.parked("await-ready", "during").await;
+    here.store.request_cancel(&id).await.unwrap();
+    here.wait(&id, DeploymentStatus::Cancelled).await;
+    here.release("await-ready", "during");
+    assert_clean_slate(&here, &id, &before).await;
+}
+
+/// The row is there, the workflow was never sent, and nobody will send it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_submission_that_was_killed_between_row_and_workflow_ends_as_failed() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    let before = here.deploy("shop").await;
+    here.arm("insert-deployment", "ran");
+    let submitting = tokio::spawn(here.submission("shop"));
+    here.run_parked("insert-deployment", "ran").await;
+    let filter = DeploymentFilter { limit: 1, ..DeploymentFilter::default() };
+    let rows = here.store.deployments(&WorkspaceId::local(), &filter).await.unwrap();
+    let id = &rows[0].id;
+    assert_ne!(*id, before);
+    let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'Deployments' \
+               AND status <> 'completed'";
+    for row in here.query(sql).await.unwrap() {
+        here.end_invocation(row["id"].as_str().unwrap(), "kill").await;
+    }
+    submitting.abort();
+    here.release("insert-deployment", "ran");
+    let shown = here.wait(id, DeploymentStatus::Failed).await;
+    assert_eq!(shown.failure.unwrap().code, ErrorCode::Interrupted);
+    assert_clean_slate(&here, id, &before).await;
+    let next = here.deploy("shop").await;
+    assert_single_effects(&here, &next).await;
+}
+
+/// The database is away until every try of the unwind is used up, and the
+/// workflow has ended: the reconciler begins again until it is back.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unwind_that_used_up_its_tries_is_begun_again() {
+    let tries = [("LAUNCHWAY_FAILPOINT_TRIES", "2")];
+    let here = Installation::together(&SETTINGS, &tries).await;
+    let before = here.deploy("shop").await;
+    for runs in [&["settle-attempt"][..], &["settle-attempt", "take-over"]] {
+        runs.iter().for_each(|run| here.arm(run, "broken"));
+        here.break_at("await-ready", "fail", ErrorCode::NotReady);
+        let id = here.submit("shop").await;
+        let mut workflows = BTreeSet::new();
+        eventually("the reconciler has tried as well", async || {
+            workflows.extend(here.unfinished(&id).await?);
+            (workflows.len() >= 3).then_some(())
+        })
+        .await;
+        assert!(!here.view(&id).await.status.is_settled());
+        runs.iter().for_each(|run| here.disarm(run, "broken"));
+        let shown = here.wait(&id, DeploymentStatus::Failed).await;
+        let failure = shown.failure.unwrap();
+        assert_eq!((failure.step, failure.code), (Some(Step::AwaitReady), ErrorCode::NotReady));
+        assert_clean_slate(&here, &id, &before).await;
+        here.release("await-ready", "fail");
+    }
 }

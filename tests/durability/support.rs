@@ -25,6 +25,8 @@ use crate::instant::world::{self, World};
 
 /// Longest wait for anything that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// A wait that is worth a line, for whoever looks into a slow run.
+const SLOW: Duration = Duration::from_secs(8);
 /// Between two looks.
 pub const LOOK: Duration = Duration::from_millis(4);
 /// Instances of each deployment: more than one, so that a half-made set shows.
@@ -80,7 +82,7 @@ pub struct Installation {
     pub store: Store,
     pub admin: AdminClient,
     pub ingress: IngressClient,
-    http: reqwest::Client,
+    pub http: reqwest::Client,
 }
 
 /// Polls until `look` finds something.
@@ -88,6 +90,9 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
     let begun = Instant::now();
     loop {
         if let Some(found) = look().await {
+            if begun.elapsed() > SLOW {
+                eprintln!("slow: {what} took {:?} until {}", begun.elapsed(), now_ms());
+            }
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
@@ -340,63 +345,11 @@ impl Installation {
         .await
     }
 
-    /// Calls a handler and returns its answer, or what it was refused with.
-    pub async fn ask(&self, handler: &str, body: &Value) -> Result<Value, String> {
-        let key = uuid::Uuid::new_v4().to_string();
-        self.ingress.call(handler, &key, body).await.map_err(|error| error.to_string())
-    }
-
     /// Submits and returns when its workflow has run to its end.
     pub async fn deploy(&self, project: &str) -> DeploymentId {
         let id = self.submit(project).await;
         self.ended(std::slice::from_ref(&id)).await;
         id
-    }
-
-    /// Rows of Restate's own tables; `None`: it does not answer.
-    pub async fn query(&self, sql: &str) -> Option<Vec<Value>> {
-        let url = format!("http://{}/query", self.address("restate.admin_bind"));
-        let request = self.http.post(url).header("accept", "application/json");
-        let answer = request.json(&json!({ "query": sql })).send().await.ok()?;
-        let mut answer: Value = answer.json().await.ok()?;
-        serde_json::from_value(answer["rows"].take()).ok()
-    }
-
-    /// The invocations of a deployment's workflow that have not ended.
-    pub async fn unfinished(&self, id: &DeploymentId) -> Option<Vec<String>> {
-        self.unfinished_of("Deployment", id).await
-    }
-
-    /// The invocations of an object that have not ended.
-    pub async fn unfinished_of(&self, object: &str, id: &DeploymentId) -> Option<Vec<String>> {
-        let sql = format!(
-            "SELECT id FROM sys_invocation WHERE target_service_name = '{object}' \
-             AND target_service_key = '{id}' AND status <> 'completed'"
-        );
-        let rows = self.query(&sql).await?;
-        Some(rows.iter().filter_map(|row| row["id"].as_str().map(str::to_owned)).collect())
-    }
-
-    /// `cancel` or `kill` of an invocation, as an operator can.
-    pub async fn end_invocation(&self, invocation: &str, how: &str) {
-        let admin = self.address("restate.admin_bind");
-        let url = format!("http://{admin}/invocations/{invocation}/{how}");
-        let answer = self.http.patch(url).send().await.unwrap();
-        assert!(answer.status().is_success(), "{how}: {}", answer.text().await.unwrap());
-    }
-
-    /// Deployments that hold a build slot or wait for one.
-    pub async fn slot_holders(&self) -> Vec<String> {
-        let sql = "SELECT value_utf8 FROM state WHERE service_name = 'BuildSlots'";
-        let rows = self.query(sql).await.expect("Restate answers");
-        let slots = rows.iter().filter_map(|row| row["value_utf8"].as_str());
-        slots
-            .filter_map(|slots| serde_json::from_str::<Value>(slots).ok())
-            .flat_map(|slots| [slots["holders"].clone(), slots["waiters"].clone()])
-            .filter_map(|list| list.as_array().cloned())
-            .flatten()
-            .map(|one| one["deployment_id"].as_str().unwrap_or_default().to_owned())
-            .collect()
     }
 
     fn logs(&self) -> String {

@@ -175,6 +175,8 @@ async fn only_what_nothing_points_to_retires(store: &Store) {
         assert_eq!(store.begin_retirement(&candidate).await.unwrap(), Guarded::Applied);
         assert_eq!(status(store, id).await, DeploymentStatus::Retiring);
     }
+    let begun = store.retirement_candidates(&third.deployment_id, 5).await.unwrap();
+    assert_eq!(begun, std::slice::from_ref(&candidate), "what was begun has to be finished");
     assert_eq!(store.finish_retirement(id).await.unwrap(), Guarded::Applied);
     assert_eq!(status(store, id).await, DeploymentStatus::Retired);
     assert_eq!(store.begin_retirement(&candidate).await.unwrap(), Guarded::Lost);
