@@ -122,6 +122,11 @@ impl Store {
                 .await
                 .map_err(database)?;
             close_steps(&mut tx, id, &end.failure).await?;
+            sqlx::query("DELETE FROM readiness_waits WHERE deployment_id = $1")
+                .bind(id.as_str())
+                .execute(&mut *tx)
+                .await
+                .map_err(database)?;
             commit(tx).await?;
             self.changed(id);
         }

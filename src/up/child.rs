@@ -68,6 +68,8 @@ pub(super) struct Child {
     spec: ChildSpec,
     layout: Layout,
     process: Identity,
+    /// It ran before.
+    adopted: bool,
 }
 
 /// The recorded process of a child, if it still runs.
@@ -85,7 +87,8 @@ impl Child {
             let same = record.fingerprint == spec.fingerprint();
             if same && wait_ready(&spec, &record.process, ADOPT_LIMIT).await {
                 tracing::info!(child = spec.name, pid = record.process.pid, "adopted");
-                return Ok(Self { spec, layout: layout.clone(), process: record.process });
+                let process = record.process;
+                return Ok(Self { spec, layout: layout.clone(), process, adopted: true });
             }
             tracing::info!(child = spec.name, pid = record.process.pid, same, "stopping an orphan");
             record.process.stop(GRACE).await;
@@ -94,7 +97,7 @@ impl Child {
             SetupError(format!("{} cannot be started: {error}", spec.program.display()))
         })?;
         if wait_ready(&spec, &process, READY_LIMIT).await {
-            return Ok(Self { spec, layout: layout.clone(), process });
+            return Ok(Self { spec, layout: layout.clone(), process, adopted: false });
         }
         let state =
             if process.is_alive() { "is not ready after 60 s" } else { "ended at its start" };
@@ -105,6 +108,14 @@ impl Child {
             last_line(layout, spec.name),
             layout.log(spec.name).display()
         )))
+    }
+
+    /// Leaves everything as it was found.
+    pub(super) async fn leave(self) {
+        if !self.adopted {
+            self.process.stop(GRACE).await;
+            let _ = std::fs::remove_file(self.layout.identity(self.spec.name));
+        }
     }
 
     /// Restarts it whenever it dies; on `stop`, stops it. Restarts are told

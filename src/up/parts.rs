@@ -272,32 +272,49 @@ impl Parts {
         Ok(())
     }
 
+    /// Refuses to go on while other workers than this one have workflows to end.
+    /// Nothing that a workflow could notice may run before.
+    pub(super) async fn check_workflows(&self) -> Result<(), SetupError> {
+        let (admin, url) = (self.admin(), worker::url(&self.config.worker.url()));
+        match self.restate_willing(|| admin.unfinished_elsewhere(&url)).await? {
+            0 => Ok(()),
+            elsewhere => Err(SetupError(format!(
+                "{elsewhere} unfinished workflows belong to another version or address of the worker than \
+                 {url}: start that one again and let them end with `launchway down --drain`"
+            ))),
+        }
+    }
+
     /// Makes Restate and the worker known to each other, and lets go on what
     /// waited for a worker.
     pub(super) async fn register_worker(&self) -> Result<(), SetupError> {
-        let admin = self.admin();
-        let url = worker::url(&self.config.worker.url());
-        // Restate may be starting too, after both were lost.
-        let registering = async {
+        let (admin, url) = (self.admin(), worker::url(&self.config.worker.url()));
+        self.restate_willing(|| admin.register(&url)).await?;
+        resume_held_back(&admin).await;
+        Ok(())
+    }
+
+    /// Asks again while Restate, or what it needs for an answer, is starting too.
+    async fn restate_willing<T, Fut>(&self, ask: impl Fn() -> Fut) -> Result<T, SetupError>
+    where
+        Fut: Future<Output = Result<T, RestateError>>,
+    {
+        let asking = async {
             loop {
-                match register(&admin, &url).await {
-                    Ok(refusal) => return refusal,
-                    Err(error) => tracing::debug!(%error, "registering the worker again"),
+                match ask().await {
+                    Ok(answer) => return answer,
+                    Err(error) => tracing::debug!(%error, "asking Restate again"),
                 }
                 tokio::time::sleep(REGISTER_PAUSE).await;
             }
         };
-        let refusal = tokio::time::timeout(REGISTER_LIMIT, registering).await.map_err(|_| {
+        tokio::time::timeout(REGISTER_LIMIT, asking).await.map_err(|_| {
             SetupError(format!(
-                "Restate does not answer, or cannot reach the worker at {url}, within 30 s: check \
-                 restate.admin_url and worker.url"
+                "Restate does not answer, or cannot reach the worker at {}, within 30 s: check \
+                 restate.admin_url and worker.url",
+                worker::url(&self.config.worker.url())
             ))
-        })?;
-        if let Some(refusal) = refusal {
-            return Err(refusal);
-        }
-        resume_held_back(&admin).await;
-        Ok(())
+        })
     }
 
     /// Runs the gateway until `stop`, and lets its requests end.
@@ -313,19 +330,6 @@ impl Parts {
         let listener = settings.listen().map_err(SetupError::from)?;
         gateway::serve(settings, listener, stop).await.map_err(SetupError::from)
     }
-}
-
-/// Registers the worker, unless others than it have workflows to end.
-async fn register(admin: &AdminClient, url: &str) -> Result<Option<SetupError>, RestateError> {
-    let elsewhere = admin.unfinished_elsewhere(url).await?;
-    if elsewhere == 0 {
-        admin.register(url).await?;
-        return Ok(None);
-    }
-    Ok(Some(SetupError(format!(
-        "{elsewhere} unfinished workflows belong to another version or address of the worker than \
-         {url}: start that one again and let them end with `launchway down --drain`"
-    ))))
 }
 
 /// Ends back-offs that outlasted an outage: what can go on goes on at once.

@@ -113,6 +113,20 @@ async fn start_parts(
     restate_program: Option<PathBuf>,
     gateway_args: Vec<String>,
 ) -> Result<(), SetupError> {
+    let layout = parts.layout.clone();
+    let restate = match restate_program {
+        Some(program) => Some(Child::start(restate_child(parts, program)?, &layout).await?),
+        None => None,
+    };
+    // Before anything is touched: the workflows of another version need theirs,
+    // and the gateway serves meanwhile.
+    if let Err(refused) = parts.check_workflows().await {
+        if let Some(child) = restate {
+            child.leave().await;
+        }
+        return Err(refused);
+    }
+    let restate = restate.map(|child| supervise(parts, child));
     if parts.config.storage.embedded {
         parts.start_embedded_s3().await?;
     }
@@ -120,22 +134,8 @@ async fn start_parts(
     parts.start_krane().await?;
     parts.start_control(&store, &storage).await?;
     parts.start_worker(&store, &storage).await?;
-    let gateway = gateway_child(parts, gateway_args)?;
-    let layout = parts.layout.clone();
-    let restate = async {
-        match restate_program {
-            Some(program) => {
-                let spec = restate_child(parts, program)?;
-                Child::start(spec, &layout).await.map(Some)
-            }
-            None => Ok(None),
-        }
-    };
-    let (restate, gateway) = tokio::join!(restate, Child::start(gateway, &layout));
-    // Supervised before anything may fail: what was started is stopped again.
-    let restate = restate.map(|child| child.map(|child| supervise(parts, child)));
-    let gateway = gateway.map(|child| supervise(parts, child));
-    let (restate, _) = (restate?, gateway?);
+    let gateway = Child::start(gateway_child(parts, gateway_args)?, &layout).await?;
+    supervise(parts, gateway);
     parts.register_worker().await?;
     if let Some(restarted) = restate {
         let admin = AdminClient::new(&parts.config.restate.admin_url());
@@ -249,6 +249,7 @@ pub async fn serve(
             parts.start_control(&store, &storage).await?;
         }
         if has(Role::Worker) {
+            parts.check_workflows().await?;
             parts.start_worker(&store, &storage).await?;
             parts.register_worker().await?;
         }

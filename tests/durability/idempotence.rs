@@ -30,6 +30,7 @@ const OF_A_RELEASE: [&str; 5] =
     ["begin-release", "start-instances", "swap-routes", "find-retirable", "undo-start-instances"];
 const OF_A_CANCEL: [&str; 2] = ["note-position", "request-cancel"];
 const OF_A_WARNING: [&str; 1] = ["note-warning"];
+const OF_A_QUESTION: [&str; 1] = ["read-state"];
 
 #[test]
 fn every_run_that_there_is_has_its_test() {
@@ -43,6 +44,7 @@ fn every_run_that_there_is_has_its_test() {
         &OF_A_RELEASE,
         &OF_A_CANCEL,
         &OF_A_WARNING,
+        &OF_A_QUESTION,
     ] {
         known.extend(runs);
     }
@@ -249,4 +251,9 @@ async fn a_cancel_and_a_warning_that_run_twice_count_once() {
     let shown = assert_single_effects(&here, &builds).await;
     assert_eq!(shown.warnings.len(), 1, "{shown:#?}");
     here.assert_ran_twice(&OF_A_WARNING);
+
+    here.run_twice(&OF_A_QUESTION);
+    let state = here.state(&waits).await;
+    assert_eq!((&state["status"], &state["attempt"]), (&"cancelled".into(), &1.into()), "{state}");
+    here.assert_ran_twice(&OF_A_QUESTION);
 }

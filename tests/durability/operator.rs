@@ -12,6 +12,13 @@ impl Installation {
         self.ingress.call(handler, &key, body).await.map_err(|error| error.to_string())
     }
 
+    /// What `Deployment/status` says, which takes nothing.
+    pub async fn state(&self, id: &DeploymentId) -> Value {
+        let ingress = self.address("restate.ingress_bind");
+        let request = self.http.post(format!("http://{ingress}/Deployment/{id}/status"));
+        request.send().await.unwrap().json().await.unwrap()
+    }
+
     /// Calls a handler and does not wait for its answer.
     pub async fn send(&self, handler: &str, body: &Value) {
         let ingress = self.address("restate.ingress_bind");

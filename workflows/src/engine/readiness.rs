@@ -24,6 +24,8 @@ use crate::{
 const RETRY: Duration = Duration::from_millis(200);
 /// How often parked waits of other workers are looked for.
 const SWEEP: Duration = Duration::from_secs(10);
+/// From a wait's deadline until it is forgotten; its own timer ends it earlier.
+const FORGOTTEN_MS: i64 = 60_000;
 /// Tries to hand a verdict to Restate before the sweep starts over.
 const RESOLVE_TRIES: u32 = 50;
 
@@ -67,10 +69,24 @@ impl ReadinessWatcher {
     pub async fn run(self: Arc<Self>) {
         loop {
             match self.store.readiness_waits().await {
-                Ok(waits) => waits.into_iter().for_each(|wait| self.watch(wait)),
+                Ok(waits) => {
+                    for wait in waits {
+                        self.take_up(wait).await;
+                    }
+                }
                 Err(error) => tracing::warn!(%error, "cannot read the parked readiness waits"),
             }
             tokio::time::sleep(SWEEP).await;
+        }
+    }
+
+    /// Nobody hears of one that is long over: whoever waited was killed.
+    async fn take_up(self: &Arc<Self>, wait: ReadinessWait) {
+        if now_ms() < wait.deadline + FORGOTTEN_MS {
+            return self.watch(wait);
+        }
+        if let Err(error) = self.store.close_readiness_wait(&wait.awakeable_id).await {
+            tracing::warn!(deployment = %wait.deployment_id, %error, "cannot close the readiness wait");
         }
     }
 
@@ -94,13 +110,9 @@ impl ReadinessWatcher {
         let verdict = self.verdict(wait).await;
         for _ in 0..RESOLVE_TRIES {
             match self.resolver.resolve(&wait.awakeable_id, &verdict).await {
-                Ok(()) => {
-                    // Left open it is resolved once more at the next sweep.
-                    if let Err(error) = self.store.close_readiness_wait(&wait.awakeable_id).await {
-                        tracing::warn!(deployment = %wait.deployment_id, %error, "cannot close the readiness wait");
-                    }
-                    return;
-                }
+                // Whoever waits closes the wait once it has heard. Restate may
+                // take a verdict and then die: the next sweep tells it again.
+                Ok(()) => return,
                 Err(error) => {
                     tracing::debug!(deployment = %wait.deployment_id, %error, "readiness is known, Restate is not reached yet");
                     tokio::time::sleep(RETRY).await;

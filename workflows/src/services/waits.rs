@@ -130,19 +130,22 @@ impl Waits {
         let (awakeable_id, decided) = ctx.awakeable::<Json<ReadyVerdict>>();
         let core = Arc::clone(&self.core);
         let (id, timeout) = (request.deployment_id.clone(), core.settings.ready_timeout);
-        bounded_run!(ctx, "watch-instances", move || park(core, awakeable_id, request, timeout))
-            .await?;
-        restate_sdk::select! {
-            verdict = decided => {
-                let verdict = verdict?;
-                failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
-                Ok(verdict)
-            },
+        let parked = awakeable_id.clone();
+        bounded_run!(ctx, "watch-instances", move || park(core, parked, request, timeout)).await?;
+        let heard = restate_sdk::select! {
+            verdict = decided => verdict,
             _ = ctx.sleep(timeout + TIMER_MARGIN) => {
                 let message = format!("deployment `{id}` was not ready within {} s", timeout.as_secs());
                 Ok(Json(ReadyVerdict::Failed(StepFailure::new(ErrorCode::NotReady, message))))
             },
+        };
+        // Not journaled: closing is idempotent, and what is left open is found
+        // by the watcher.
+        if let Err(error) = self.core.store.close_readiness_wait(&awakeable_id).await {
+            tracing::warn!(deployment = %id, %error, "cannot close the readiness wait");
         }
+        failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
+        Ok(heard?)
     }
 }
 
