@@ -3,14 +3,16 @@
 Prints the tables of docs/benchmarks.md; see bench/orchestration/.
 """
 
-import pathlib
+import sqlite3
 import subprocess
+import sys
 import tempfile
 
 import installation
 from installation import ROOT, Installation, free_ports, machine
 
-SETTINGS = ["build.concurrency=100000", "build.queue_time_limit=1h"]
+# Rows are inserted before they are measured: they wait for their workflow.
+SETTINGS = ["build.concurrency=100000", "build.queue_time_limit=1h", "recovery.grace=1h"]
 
 installation.LAUNCHWAY = ROOT / "target/release/launchway-instant"
 
@@ -20,28 +22,35 @@ def main():
         with Installation(settings=SETTINGS, env={"LAUNCHWAY_INSTANT_WORLD": world}) as here:
             print(machine(), flush=True)
             address = lambda setting: f"http://127.0.0.1:{here.ports[setting]}"
-            subprocess.run(
+            done = subprocess.run(
                 [
                     ROOT / "target/release/launchway-orchestration",
                     f"--database=sqlite://{here.data}/launchway.db",
                     f"--ingress={address('restate.ingress_bind')}",
                     f"--admin={address('restate.admin_bind')}",
                     f"--floor=127.0.0.1:{free_ports(1)[0]}",
-                ],
-                check=True,
+                    *sys.argv[1:],
+                ]
             )
-            steps(pathlib.Path(here.data))
+            rows = database(here.data)
+            for count, failure in rows.execute(FAILURES):
+                print(f"{count} have failed: {failure}", file=sys.stderr)
+            steps(rows)
+            sys.exit(done.returncode)
 
 
-def steps(data):
+FAILURES = "SELECT count(*), failure FROM deployments WHERE failure IS NOT NULL GROUP BY failure LIMIT 5"
+STEPS = "SELECT step, ended_at - started_at FROM deployment_steps WHERE ended_at IS NOT NULL"
+
+
+def database(data):
+    return sqlite3.connect(data / "launchway.db")
+
+
+def steps(rows):
     """Where a deployment's time goes, by its own records (milliseconds)."""
-    import sqlite3
-
-    rows = sqlite3.connect(data / "launchway.db").execute(
-        "SELECT step, ended_at - started_at FROM deployment_steps WHERE ended_at IS NOT NULL"
-    )
     by_step = {}
-    for step, took in rows:
+    for step, took in rows.execute(STEPS):
         by_step.setdefault(step, []).append(took)
     print("\n| step | median ms |\n| --- | --- |")
     for step, took in by_step.items():

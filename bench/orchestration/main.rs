@@ -14,9 +14,6 @@ use measure::{Kind, Measured, Target};
 
 /// Turns that each of the two takes at each level.
 const ROUNDS: usize = 3;
-const LEVELS: [usize; 4] = [1, 16, 64, 256];
-/// All at once.
-const CROWDS: [usize; 3] = [250, 500, 1000];
 
 #[derive(Parser)]
 struct Args {
@@ -29,6 +26,12 @@ struct Args {
     /// Where the floor's handler is served.
     #[arg(long)]
     floor: SocketAddr,
+    /// Calls at once.
+    #[arg(long, value_delimiter = ',', default_value = "1,16,64,256")]
+    levels: Vec<usize>,
+    /// Deployments that all begin at once.
+    #[arg(long, value_delimiter = ',', default_value = "250,500,1000")]
+    crowds: Vec<usize>,
 }
 
 #[tokio::main]
@@ -53,7 +56,7 @@ async fn run(args: Args) -> Result<(), measure::Failed> {
     }
     println!("| at once | | per second | median | p99 | of the floor |");
     println!("| --- | --- | --- | --- | --- | --- |");
-    for level in LEVELS {
+    for level in args.levels {
         let count = (level * 4).max(100);
         let mut measured: [Vec<Measured>; 2] = [Vec::new(), Vec::new()];
         for _ in 0..ROUNDS {
@@ -70,7 +73,7 @@ async fn run(args: Args) -> Result<(), measure::Failed> {
     }
     println!("\n| deployments at once | all done after | each |");
     println!("| --- | --- | --- |");
-    for crowd in CROWDS {
+    for crowd in args.crowds {
         let measured = measure::run(&target, Kind::Deployment, crowd, crowd).await?;
         let seconds = crowd as f64 / measured.rate;
         println!("| {crowd} | {seconds:.1} s | {:.1} ms |", seconds * 1000.0 / crowd as f64);

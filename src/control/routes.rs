@@ -2,7 +2,7 @@
 //! merged, numbered and streamed to the gateways.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,11 +13,18 @@ use futures::{Stream, StreamExt};
 use launchway_proto::gateway::v1::{
     Route, RouteState, RouteUpdate, WatchRoutesRequest, route_service_server::RouteService,
 };
-use launchway_workflows::{ids::DeploymentId, ports::RouteAnnouncer, status::DeploymentStatus};
+use launchway_workflows::{
+    ids::DeploymentId,
+    ports::{RouteAnnouncer, StoreError},
+    status::DeploymentStatus,
+};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{krane::KraneClient, store::Store};
+use crate::{
+    krane::KraneClient,
+    store::{ChangeLog, RouteRow, Store},
+};
 
 /// How often routes changed by another process are looked for.
 const TICK: Duration = Duration::from_secs(1);
@@ -32,13 +39,27 @@ struct RouteTable {
     by_host: HashMap<String, Route>,
 }
 
-type Addresses = HashMap<DeploymentId, Vec<String>>;
+/// Where ready instances are.
+#[derive(Default)]
+struct Addresses {
+    by_deployment: HashMap<DeploymentId, Vec<String>>,
+    changes: ChangeLog,
+}
+
+/// How much of the changes the table includes; counts.
+#[derive(Default)]
+struct Seen {
+    routes: u64,
+    addresses: u64,
+}
 
 /// See the module.
 pub struct RouteFeed {
     store: Store,
     krane: KraneClient,
     table: watch::Sender<Arc<RouteTable>>,
+    /// Changes in the database that the table includes.
+    built: watch::Sender<u64>,
     /// `None` until krane has said what runs: routes without instances would
     /// take traffic away from instances that serve.
     addresses: watch::Sender<Option<Addresses>>,
@@ -54,6 +75,7 @@ impl RouteFeed {
             store,
             krane,
             table: watch::channel(Arc::default()).0,
+            built: watch::channel(0).0,
             addresses: watch::channel(None).0,
             applied: Mutex::default(),
             next_gateway: std::sync::atomic::AtomicU64::new(0),
@@ -78,15 +100,19 @@ impl RouteFeed {
     /// survive a restart of krane.
     async fn follow_krane_once(&self) -> Result<(), launchway_workflows::error::StepError> {
         let mut changes = self.krane.watch_all().await?;
-        let mut present = Some(Addresses::new());
+        let mut present = Some(HashMap::new());
         while let Some(change) = changes.next().await {
             let change = change?;
             let ready = change.instances.into_iter().filter(|instance| instance.ready);
             let addresses: Vec<String> = ready.map(|instance| instance.address).collect();
             match (change.deployment_id, &mut present) {
                 (None, _) => {
-                    if let Some(present) = present.take() {
-                        self.addresses.send_replace(Some(present));
+                    if let Some(by_deployment) = present.take() {
+                        self.addresses.send_modify(|known| {
+                            let known = known.get_or_insert_default();
+                            known.by_deployment = by_deployment;
+                            known.changes.forget();
+                        });
                     }
                 }
                 (Some(id), Some(present)) => {
@@ -94,10 +120,11 @@ impl RouteFeed {
                 }
                 (Some(id), None) => self.addresses.send_modify(|known| {
                     let known = known.get_or_insert_default();
+                    known.changes.note(&id);
                     if addresses.is_empty() {
-                        known.remove(&id);
+                        known.by_deployment.remove(&id);
                     } else {
-                        known.insert(id, addresses);
+                        known.by_deployment.insert(id, addresses);
                     }
                 }),
             }
@@ -105,50 +132,80 @@ impl RouteFeed {
         Ok(())
     }
 
+    /// The only one who builds tables: changes that come while it does so are
+    /// in the next one, together.
     async fn follow_routes(&self) {
         let (mut routes, mut addresses) = (self.store.route_changes(), self.addresses.subscribe());
+        let mut seen = None;
         loop {
-            self.rebuild().await;
+            seen = match self.refresh(seen, &mut routes, &mut addresses).await {
+                Ok(seen) => Some(seen),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot read the routes; the present ones stay");
+                    None
+                }
+            };
             tokio::select! {
                 changed = routes.changed() => if changed.is_err() { return },
                 changed = addresses.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep(TICK) => {}
+                // What other processes have changed, too.
+                () = tokio::time::sleep(TICK) => seen = None,
             }
         }
     }
 
-    /// Reads the routes; a table that has changed gets the next version.
-    async fn rebuild(&self) {
-        let rows = match self.store.route_rows().await {
-            Ok(rows) => rows,
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the routes; the present ones stay");
-                return;
+    /// Reads what has changed since `seen`, or everything; a table that has
+    /// changed gets the next version.
+    async fn refresh(
+        &self,
+        seen: Option<Seen>,
+        routes: &mut watch::Receiver<ChangeLog>,
+        addresses: &mut watch::Receiver<Option<Addresses>>,
+    ) -> Result<Seen, StoreError> {
+        let mut changed = seen.is_some().then(HashSet::new);
+        let seen = seen.unwrap_or_default();
+        let mut now = Seen::default();
+        {
+            let log = routes.borrow_and_update();
+            now.routes = log.count();
+            collect(&mut changed, log.since(seen.routes));
+            if let Some(known) = addresses.borrow_and_update().as_ref() {
+                now.addresses = known.changes.count();
+                collect(&mut changed, known.changes.since(seen.addresses));
+            }
+        }
+        let rows = match &changed {
+            None => self.store.route_rows().await?,
+            Some(ids) => {
+                let mut rows = Vec::new();
+                for id in ids {
+                    rows.extend(self.store.route_rows_of(id).await?);
+                }
+                rows
             }
         };
-        let by_host: HashMap<String, Route> = {
+        self.publish(rows, changed.is_none());
+        self.built.send_replace(now.routes);
+        Ok(now)
+    }
+
+    /// Puts the routes into the table, or in its place.
+    fn publish(&self, rows: Vec<RouteRow>, whole: bool) {
+        let routes: HashMap<String, Route> = {
             let addresses = self.addresses.borrow();
             let Some(addresses) = addresses.as_ref() else { return };
-            let route = |row: crate::store::RouteRow| {
-                let retired =
-                    matches!(row.status, DeploymentStatus::Retired | DeploymentStatus::Retiring);
-                let state = if retired { RouteState::Retired } else { RouteState::Serving };
-                let route = Route {
-                    host: row.host.clone(),
-                    deployment_id: row.deployment_id.to_string(),
-                    state: state.into(),
-                    addresses: addresses.get(&row.deployment_id).cloned().unwrap_or_default(),
-                };
-                (row.host, route)
-            };
-            rows.into_iter().map(route).collect()
+            rows.into_iter().map(|row| route(row, &addresses.by_deployment)).collect()
         };
         self.table.send_if_modified(|table| {
-            let differs = table.by_host != by_host;
-            if differs {
-                *table = Arc::new(RouteTable { version: table.version + 1, by_host });
+            let known = |(host, route): (&String, &Route)| table.by_host.get(host) == Some(route);
+            let same = routes.iter().all(known) && (!whole || routes.len() == table.by_host.len());
+            if same {
+                return false;
             }
-            differs
+            let mut by_host = if whole { HashMap::new() } else { table.by_host.clone() };
+            by_host.extend(routes);
+            *table = Arc::new(RouteTable { version: table.version + 1, by_host });
+            true
         });
     }
 
@@ -160,17 +217,18 @@ impl RouteFeed {
 #[async_trait]
 impl RouteAnnouncer for RouteFeed {
     async fn announce(&self) {
-        self.rebuild().await;
-        let version = self.table.borrow().version;
-        let connected: Vec<_> = self.gateways().values().cloned().collect();
+        let committed = self.store.route_changes().borrow().count();
         let all_applied = async {
+            let _ = self.built.subscribe().wait_for(|built| *built >= committed).await;
+            let version = self.table.borrow().version;
+            let connected: Vec<_> = self.gateways().values().cloned().collect();
             for mut applied in connected {
                 // A gateway that goes away catches up by itself.
                 let _ = applied.wait_for(|applied| *applied >= version).await;
             }
         };
         if tokio::time::timeout(ANNOUNCE, all_applied).await.is_err() {
-            tracing::warn!(version, "a gateway has not confirmed the new routes yet");
+            tracing::warn!("a gateway has not confirmed the new routes yet");
         }
     }
 }
@@ -209,6 +267,29 @@ impl RouteService for RouteFeed {
         });
         Ok(Response::new(updates.boxed()))
     }
+}
+
+/// `changed` is `None` when everything is to be read.
+fn collect<'a>(
+    changed: &mut Option<HashSet<DeploymentId>>,
+    new: Option<impl Iterator<Item = &'a DeploymentId>>,
+) {
+    match (changed.as_mut(), new) {
+        (Some(ids), Some(new)) => ids.extend(new.cloned()),
+        _ => *changed = None,
+    }
+}
+
+fn route(row: RouteRow, addresses: &HashMap<DeploymentId, Vec<String>>) -> (String, Route) {
+    let retired = matches!(row.status, DeploymentStatus::Retired | DeploymentStatus::Retiring);
+    let state = if retired { RouteState::Retired } else { RouteState::Serving };
+    let route = Route {
+        host: row.host.clone(),
+        deployment_id: row.deployment_id.to_string(),
+        state: state.into(),
+        addresses: addresses.get(&row.deployment_id).cloned().unwrap_or_default(),
+    };
+    (row.host, route)
 }
 
 /// The whole table at first, then what has changed.

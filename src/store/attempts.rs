@@ -83,7 +83,7 @@ impl Store {
         .bind(image.digest.as_str())
         .bind(i64::from(image.local_only))
         .bind(now_ms())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         self.changed(id);
@@ -141,7 +141,7 @@ impl Store {
         .bind(id.as_str())
         .bind(warning)
         .bind(now_ms())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         self.changed(id);
@@ -152,7 +152,7 @@ impl Store {
         sqlx::query("UPDATE deployments SET openapi = $2 WHERE id = $1")
             .bind(id.as_str())
             .bind(spec)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map_err(database)?;
         Ok(())

@@ -68,7 +68,7 @@ impl Store {
         .bind(role.as_str())
         .bind(hash(secret))
         .bind(now_ms())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         Ok(())

@@ -3,6 +3,7 @@
 
 mod attempts;
 mod build_log;
+mod changes;
 mod journals;
 mod keys;
 mod open;
@@ -27,6 +28,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Any, AnyPool, Row, Transaction, any::AnyRow};
 use tokio::sync::{broadcast, watch};
 
+pub use changes::ChangeLog;
 pub use journals::{JournalLine, UnsavedJournal};
 pub use keys::{ApiKey, Role};
 pub use open::OpenError;
@@ -39,10 +41,14 @@ const CHANGE_BUFFER: usize = 4096;
 /// The database; cheap to clone.
 #[derive(Clone)]
 pub struct Store {
+    /// For what only reads.
     pool: AnyPool,
+    /// For what writes. SQLite has one writer at a time: its only connection is
+    /// queued for here, in order, instead of being polled for by all of them.
+    writer: AnyPool,
     dialect: Dialect,
     changes: broadcast::Sender<DeploymentId>,
-    routes: watch::Sender<u64>,
+    routes: watch::Sender<ChangeLog>,
 }
 
 /// What the two databases do not share.
@@ -61,8 +67,8 @@ impl Store {
         self.changes.subscribe()
     }
 
-    /// Counts the changes of routes in this process.
-    pub fn route_changes(&self) -> watch::Receiver<u64> {
+    /// The deployments whose routes have changed in this process.
+    pub fn route_changes(&self) -> watch::Receiver<ChangeLog> {
         self.routes.subscribe()
     }
 
@@ -79,8 +85,8 @@ impl Store {
     /// deferred one fails when another writer is between read and write.
     async fn write(&self) -> Result<Tx> {
         match self.dialect {
-            Dialect::Sqlite => self.pool.begin_with("BEGIN IMMEDIATE").await,
-            Dialect::Postgres => self.pool.begin().await,
+            Dialect::Sqlite => self.writer.begin_with("BEGIN IMMEDIATE").await,
+            Dialect::Postgres => self.writer.begin().await,
         }
         .map_err(database)
     }
@@ -90,8 +96,9 @@ impl Store {
         let _ = self.changes.send(id.clone());
     }
 
-    fn routes_changed(&self) {
-        self.routes.send_modify(|count| *count += 1);
+    /// Hostnames point to it now, or what it answers with is another.
+    fn routes_changed(&self, id: &DeploymentId) {
+        self.routes.send_modify(|log| log.note(id));
     }
 }
 

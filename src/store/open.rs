@@ -9,7 +9,7 @@ use sqlx::{
 };
 use tokio::sync::{broadcast, watch};
 
-use super::{CHANGE_BUFFER, Dialect, Store};
+use super::{CHANGE_BUFFER, ChangeLog, Dialect, Store};
 
 const SQLITE: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../migrations/sqlite/0001_start.sql")),
@@ -58,11 +58,15 @@ impl Store {
     pub async fn open(url: &str) -> Result<Self, OpenError> {
         sqlx::any::install_default_drivers();
         let dialect = dialect_of(url)?;
-        let pool = connect(url, dialect).await?;
-        migrator(dialect).run(&pool).await?;
+        let pool = connect(url, dialect, MAX_CONNECTIONS).await?;
+        let writer = match dialect {
+            Dialect::Sqlite => connect(url, dialect, 1).await?,
+            Dialect::Postgres => pool.clone(),
+        };
+        migrator(dialect).run(&writer).await?;
         let (changes, _) = broadcast::channel(CHANGE_BUFFER);
-        let (routes, _) = watch::channel(0);
-        Ok(Self { pool, dialect, changes, routes })
+        let (routes, _) = watch::channel(ChangeLog::default());
+        Ok(Self { pool, writer, dialect, changes, routes })
     }
 }
 
@@ -74,8 +78,8 @@ fn dialect_of(url: &str) -> Result<Dialect, OpenError> {
     }
 }
 
-async fn connect(url: &str, dialect: Dialect) -> Result<AnyPool, OpenError> {
-    let options = AnyPoolOptions::new().max_connections(MAX_CONNECTIONS).acquire_timeout(WAIT);
+async fn connect(url: &str, dialect: Dialect, connections: u32) -> Result<AnyPool, OpenError> {
+    let options = AnyPoolOptions::new().max_connections(connections).acquire_timeout(WAIT);
     let options = match dialect {
         Dialect::Postgres => options,
         Dialect::Sqlite => {

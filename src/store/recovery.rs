@@ -60,7 +60,7 @@ impl Store {
         .bind(id.as_str())
         .bind(why)
         .bind(now_ms())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         self.changed(id);

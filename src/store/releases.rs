@@ -128,7 +128,7 @@ impl Store {
         commit(tx).await?;
         self.changed(id);
         previous.iter().for_each(|previous| self.changed(previous));
-        self.routes_changed();
+        self.routes_changed(id);
         Ok(Swapped::Done { domain, previous })
     }
 }

@@ -49,7 +49,7 @@ impl Store {
         .bind(id.as_str())
         .bind(now_ms())
         .bind(candidate.generation)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         self.settled(id, begun.rows_affected())
@@ -62,7 +62,7 @@ impl Store {
         )
         .bind(id.as_str())
         .bind(now_ms())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         self.settled(id, ended.rows_affected())
@@ -73,7 +73,7 @@ impl Store {
             return Ok(Guarded::Lost);
         }
         self.changed(id);
-        self.routes_changed();
+        self.routes_changed(id);
         Ok(Guarded::Applied)
     }
 }

@@ -7,6 +7,8 @@ use launchway_workflows::{
     status::DeploymentStatus,
 };
 
+use sqlx::{AssertSqlSafe, any::AnyRow};
+
 use super::{
     Result, Store, Tx, attempts::move_in, commit, database, from_json, get, json, now_ms,
     optional_id, parse,
@@ -21,6 +23,17 @@ pub struct RouteRow {
     pub deployment_id: DeploymentId,
     /// Whether it still runs.
     pub status: DeploymentStatus,
+}
+
+const ROUTES: &str = "SELECT m.name, m.deployment_id, d.status FROM domains m \
+    JOIN deployments d ON d.id = m.deployment_id";
+
+fn route_row(row: &AnyRow) -> Result<RouteRow> {
+    Ok(RouteRow {
+        host: get(row, "name")?,
+        deployment_id: parse(row, "deployment_id")?,
+        status: parse(row, "status")?,
+    })
 }
 
 /// What the commit needs to know of a deployment and its environment.
@@ -39,22 +52,18 @@ impl Store {
     /// # Errors
     /// The database does not answer.
     pub async fn route_rows(&self) -> Result<Vec<RouteRow>> {
-        let rows = sqlx::query(
-            "SELECT m.name, m.deployment_id, d.status FROM domains m \
-             JOIN deployments d ON d.id = m.deployment_id",
-        )
-        .fetch_all(&self.pool)
-        .await
-        .map_err(database)?;
-        rows.iter()
-            .map(|row| {
-                Ok(RouteRow {
-                    host: get(row, "name")?,
-                    deployment_id: parse(row, "deployment_id")?,
-                    status: parse(row, "status")?,
-                })
-            })
-            .collect()
+        let rows = sqlx::query(AssertSqlSafe(ROUTES)).fetch_all(&self.pool).await;
+        rows.map_err(database)?.iter().map(route_row).collect()
+    }
+
+    /// The hostnames that point to a deployment.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn route_rows_of(&self, id: &DeploymentId) -> Result<Vec<RouteRow>> {
+        let sql = AssertSqlSafe(format!("{ROUTES} WHERE m.deployment_id = $1"));
+        let rows = sqlx::query(sql).bind(id.as_str()).fetch_all(&self.pool).await;
+        rows.map_err(database)?.iter().map(route_row).collect()
     }
 
     pub(super) async fn route(
@@ -85,7 +94,7 @@ impl Store {
         if let Some(previous) = &routed.previous {
             self.changed(previous);
         }
-        self.routes_changed();
+        self.routes_changed(id);
         Ok(Some(routed))
     }
 }

@@ -72,7 +72,7 @@ impl Store {
         .bind(id.as_str())
         .bind(step.name())
         .bind(message)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         self.changed(id);
@@ -101,7 +101,7 @@ impl Store {
         .bind(message)
         .bind(failure.map(|failure| failure.code.name()))
         .bind(failure.map(|failure| failure.message.as_str()))
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         self.changed(&run.deployment_id);

@@ -28,7 +28,7 @@ impl Store {
         )
         .bind(id.as_str())
         .bind(now_ms())
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         Ok(())

@@ -15,7 +15,7 @@ impl Store {
         .bind(wait.namespace.as_str())
         .bind(i64::from(wait.replicas))
         .bind(wait.deadline)
-        .execute(&self.pool)
+        .execute(&self.writer)
         .await
         .map_err(database)?;
         Ok(())
@@ -44,7 +44,7 @@ impl Store {
     pub(super) async fn close_wait(&self, awakeable_id: &str) -> Result<()> {
         sqlx::query("DELETE FROM readiness_waits WHERE awakeable_id = $1")
             .bind(awakeable_id)
-            .execute(&self.pool)
+            .execute(&self.writer)
             .await
             .map_err(database)?;
         Ok(())
