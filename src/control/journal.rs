@@ -14,7 +14,7 @@ use super::{
     deployments::{refusal, unavailable},
 };
 use crate::{
-    restate::{RestateError, admin},
+    restate::{RestateError, admin, millis},
     store::{AttemptView, DeploymentView, JournalLine, StepView, UnsavedJournal, now_ms},
 };
 
@@ -134,12 +134,6 @@ fn lines(rows: Vec<admin::JournalEntry>, view: &DeploymentView, attempt: u32) ->
         }
     };
     rows.into_iter().map(line).collect()
-}
-
-fn millis(timestamp: Option<&str>) -> Option<i64> {
-    let text = timestamp?;
-    let parsed = text.parse::<jiff::Timestamp>().ok();
-    parsed.or_else(|| format!("{text}Z").parse().ok()).map(|at| at.as_millisecond())
 }
 
 /// Neither could be asked. The next look is soon.

@@ -34,6 +34,13 @@ pub enum RestateError {
     },
 }
 
+/// A timestamp of the admin API as milliseconds since the epoch.
+pub fn millis(timestamp: Option<&str>) -> Option<i64> {
+    let text = timestamp?;
+    let parsed = text.parse::<jiff::Timestamp>().ok();
+    parsed.or_else(|| format!("{text}Z").parse().ok()).map(|at| at.as_millisecond())
+}
+
 fn client() -> reqwest::Client {
     crate::http::client().timeout(CALL_TIMEOUT).build().unwrap_or_default()
 }

@@ -12,10 +12,11 @@ use super::{
     RestateError,
     admin::{AdminClient, JournalEntry, literal},
     ingress::IngressClient,
+    millis,
 };
 
 const COLUMNS: &str = "SELECT i.id, i.target_service_key, i.target_handler_name, i.status, \
-     i.last_failure, d.endpoint FROM sys_invocation i \
+     i.last_failure, i.last_start_at, d.endpoint FROM sys_invocation i \
      LEFT JOIN sys_deployment d ON d.id = i.pinned_deployment_id";
 
 /// Restate's admin API and ingress together; cheap to clone.
@@ -35,6 +36,8 @@ struct Row {
     status: String,
     #[serde(default)]
     last_failure: Option<String>,
+    #[serde(default)]
+    last_start_at: Option<String>,
     #[serde(default)]
     endpoint: Option<String>,
 }
@@ -78,6 +81,7 @@ fn workflow(row: Row) -> Workflow {
         handler: row.target_handler_name,
         state: state_of(&row.status),
         last_failure: row.last_failure,
+        tried_at: millis(row.last_start_at.as_deref()),
         journal_version: row.endpoint.as_deref().and_then(journal_version),
     }
 }

@@ -12,8 +12,11 @@ use launchway_workflows::{
 };
 
 use super::{
-    Result, Store, Tx, attempts::read_plan, commit, database, get, now_ms, optional_id, parse,
+    Result, Store, Tx,
+    attempts::read_plan,
+    commit, database, get, now_ms, optional_id, parse,
     retries::image_of,
+    routes::{demote, lock_environment},
 };
 
 /// The target and its environment, locked.
@@ -134,14 +137,7 @@ impl Store {
 }
 
 async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
-    sqlx::query(
-        "UPDATE environments SET live_sequence = live_sequence \
-         WHERE id = (SELECT environment_id FROM deployments WHERE id = $1)",
-    )
-    .bind(id.as_str())
-    .execute(&mut **tx)
-    .await
-    .map_err(database)?;
+    lock_environment(tx, id).await?;
     let row = sqlx::query(
         "SELECT d.status, d.sequence, d.environment_id, e.live_deployment_id, e.pinned_deployment_id \
          FROM deployments d JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
@@ -226,15 +222,8 @@ async fn move_environment(
     .execute(&mut **tx)
     .await
     .map_err(database)?;
-    if let Some(previous) = previous {
-        sqlx::query(
-            "UPDATE deployments SET status = 'ready', updated_at = $2 WHERE id = $1 AND status = 'live'",
-        )
-        .bind(previous.as_str())
-        .bind(now)
-        .execute(&mut **tx)
-        .await
-        .map_err(database)?;
+    match previous {
+        Some(previous) => demote(tx, previous).await,
+        None => Ok(()),
     }
-    Ok(())
 }

@@ -105,9 +105,9 @@ enum Locked {
     Open(Candidate),
 }
 
-/// Locks the environment's row, so that commits of one environment follow
-/// each other on Postgres as they do on SQLite.
-async fn lock(tx: &mut Tx, id: &DeploymentId, owner: &InvocationId) -> Result<Locked> {
+/// Locks the row of the deployment's environment, so that its moves follow each
+/// other on Postgres as they do on SQLite.
+pub(super) async fn lock_environment(tx: &mut Tx, id: &DeploymentId) -> Result<()> {
     sqlx::query(
         "UPDATE environments SET live_sequence = live_sequence \
          WHERE id = (SELECT environment_id FROM deployments WHERE id = $1)",
@@ -116,6 +116,11 @@ async fn lock(tx: &mut Tx, id: &DeploymentId, owner: &InvocationId) -> Result<Lo
     .execute(&mut **tx)
     .await
     .map_err(database)?;
+    Ok(())
+}
+
+async fn lock(tx: &mut Tx, id: &DeploymentId, owner: &InvocationId) -> Result<Locked> {
+    lock_environment(tx, id).await?;
     let row = sqlx::query(
         "SELECT d.status, d.routed, d.unwinding, d.project_id, d.environment_id, d.sequence, \
          e.live_deployment_id, e.live_sequence, e.pinned_deployment_id \
@@ -306,13 +311,21 @@ async fn make_live(
     .execute(&mut **tx)
     .await
     .map_err(database)?;
-    if let Some(previous) = previous {
-        sqlx::query("UPDATE deployments SET status = 'ready', updated_at = $2 WHERE id = $1 AND status = 'live'")
-            .bind(previous.as_str())
-            .bind(now_ms())
-            .execute(&mut **tx)
-            .await
-            .map_err(database)?;
+    match previous {
+        Some(previous) => demote(tx, previous).await,
+        None => Ok(()),
     }
+}
+
+/// The environment's domains have left it.
+pub(super) async fn demote(tx: &mut Tx, previous: &DeploymentId) -> Result<()> {
+    sqlx::query(
+        "UPDATE deployments SET status = 'ready', updated_at = $2 WHERE id = $1 AND status = 'live'",
+    )
+    .bind(previous.as_str())
+    .bind(now_ms())
+    .execute(&mut **tx)
+    .await
+    .map_err(database)?;
     Ok(())
 }

@@ -630,6 +630,8 @@ pub struct Workflow {
     pub state: WorkflowState,
     /// The last transient failure.
     pub last_failure: Option<String>,
+    /// When Restate last handed it to a worker, in milliseconds since the epoch.
+    pub tried_at: Option<i64>,
     /// Version of its journal; `None`: not known, or not of this product.
     pub journal_version: Option<u32>,
 }

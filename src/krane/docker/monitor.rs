@@ -168,22 +168,29 @@ impl Monitor {
                 return tracing::warn!(deployment = %id, %error, "cannot read the instances");
             }
         };
-        let mut instances: Vec<Instance> = containers
-            .iter()
-            .zip(observed)
-            .filter_map(|(container, observed)| self.instance(id, container, observed))
-            .collect();
+        let (mut instances, mut unready) = (Vec::new(), Vec::new());
+        for (container, observed) in containers.iter().zip(observed) {
+            if let Observed::Running { address } = &observed
+                && !self.probed(container, address).ready
+            {
+                unready.push((container, address.clone()));
+            }
+            instances.extend(self.instance(container, observed));
+        }
         instances.sort_by(|a, b| a.id.cmp(&b.id));
         let namespace = containers.first().and_then(Labels::namespace_of).unwrap_or_default();
         self.0.table.set(id, Instances { namespace, instances: Arc::new(instances) });
+        // Only now: a probe ends when the table does not have its instance.
+        for (container, address) in unready.into_iter().filter(|(_, address)| !address.is_empty()) {
+            self.probe(id, container, address);
+        }
     }
 
-    fn instance(
-        &self,
-        deployment: &DeploymentId,
-        container: &ContainerSummary,
-        observed: Observed,
-    ) -> Option<Instance> {
+    fn probed(&self, container: &ContainerSummary, address: &str) -> Probed {
+        lock(&self.0.probed).get(&key_of(container, address)).cloned().unwrap_or_default()
+    }
+
+    fn instance(&self, container: &ContainerSummary, observed: Observed) -> Option<Instance> {
         let id = name_of(container);
         match observed {
             Observed::Gone => None,
@@ -192,11 +199,7 @@ impl Monitor {
                 Some(Instance { id, status, ..Instance::default() })
             }
             Observed::Running { address } => {
-                let key = format!("{}@{address}", container.id.as_deref().unwrap_or_default());
-                let probed = lock(&self.0.probed).get(&key).cloned().unwrap_or_default();
-                if !probed.ready && !address.is_empty() {
-                    self.probe(deployment, container, key, address.clone());
-                }
+                let probed = self.probed(container, &address);
                 Some(Instance {
                     id,
                     address,
@@ -220,7 +223,8 @@ impl Monitor {
     }
 
     /// Probes in the background until the instance is ready or gone.
-    fn probe(&self, id: &DeploymentId, container: &ContainerSummary, key: String, address: String) {
+    fn probe(&self, id: &DeploymentId, container: &ContainerSummary, address: String) {
+        let key = key_of(container, &address);
         if !lock(&self.0.probing).insert(key.clone()) {
             return;
         }
@@ -284,6 +288,10 @@ impl Monitor {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn key_of(container: &ContainerSummary, address: &str) -> String {
+    format!("{}@{address}", container.id.as_deref().unwrap_or_default())
 }
 
 fn name_of(container: &ContainerSummary) -> String {

@@ -200,6 +200,11 @@ fn judge(
                 ("the workflow is suspended and does not move".to_owned(), Some(Rouse::Reschedule))
             }
         },
+        // Restate holds for running what a worker was handed and does not answer
+        // for: a frozen one accepts connections.
+        WorkflowState::Running if !taken_up(workflow, row) => {
+            (format!("the worker does not take up the workflow ({cause})"), None)
+        }
         // A held step has a limit of its own, and says so when it reaches it.
         WorkflowState::Running if row.step.is_some_and(Step::is_held) => return Verdict::Fine,
         WorkflowState::Running => ("the worker does not get on with the step".to_owned(), None),
@@ -210,6 +215,13 @@ fn judge(
     };
     let rouse = rouse.filter(|_| quiet >= millis(settings.resume_after));
     Verdict::Stalled { why, rouse }
+}
+
+/// Whether the workflow has given a sign of life since it failed and was handed
+/// to a worker again.
+fn taken_up(workflow: &Workflow, row: &InFlight) -> bool {
+    let handed = workflow.tried_at.filter(|_| workflow.last_failure.is_some());
+    handed.is_none_or(|at| at <= row.updated_at)
 }
 
 /// How long a step may be suspended in the normal course of things.
@@ -262,6 +274,7 @@ mod tests {
             handler: "deploy".to_owned(),
             state,
             last_failure: None,
+            tried_at: None,
             journal_version: None,
         }
     }
@@ -305,6 +318,21 @@ mod tests {
         assert_eq!(verdict(&queued, WorkflowState::Suspended), Verdict::Fine);
         let ready = row(Some(Step::AwaitReady), 900);
         assert_eq!(rouse(verdict(&ready, WorkflowState::Suspended)), Some(Rouse::Reschedule));
+    }
+
+    #[test]
+    fn what_was_handed_to_a_frozen_worker_is_stalled_and_a_step_that_failed_once_is_not() {
+        let building = row(Some(Step::BuildImage), 61);
+        let judged = |tried_at| {
+            let handed = Workflow {
+                last_failure: Some("connection closed".to_owned()),
+                tried_at: Some(tried_at),
+                ..workflow(WorkflowState::Running)
+            };
+            judge(&building, &[&handed], false, NOW, &settings())
+        };
+        assert_eq!(judged(building.updated_at - 10), Verdict::Fine);
+        assert_eq!(rouse(judged(building.updated_at + 30_000)), None);
     }
 
     #[test]
