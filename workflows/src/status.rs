@@ -140,10 +140,10 @@ impl FromStr for DeploymentStatus {
     type Err = String;
 
     fn from_str(input: &str) -> Result<Self, String> {
-        Self::ALL
-            .into_iter()
-            .find(|status| status.as_str() == input)
-            .ok_or_else(|| format!("`{input}` is not a deployment status"))
+        Self::ALL.into_iter().find(|status| status.as_str() == input).ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str).join(", ");
+            format!("`{input}` is not a deployment status; those are {names}")
+        })
     }
 }
 
