@@ -174,8 +174,8 @@ impl ports::Store for Store {
         self.read_settled_since(id).await
     }
 
-    async fn mark_stalled(&self, id: &DeploymentId, why: &str) -> Result<()> {
-        self.write_stalled(id, why).await
+    async fn mark_stalled(&self, id: &DeploymentId, seen: i64, why: &str) -> Result<()> {
+        self.write_stalled(id, seen, why).await
     }
 
     async fn begin_release(&self, request: &ReleaseRequest) -> Result<ReleaseStart> {

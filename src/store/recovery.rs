@@ -6,7 +6,7 @@ use launchway_workflows::{
     status::DeploymentStatus,
 };
 
-use super::{Result, Store, database, get, now_ms, parse, retries::optional_step};
+use super::{Result, Store, database, get, parse, retries::optional_step};
 
 impl Store {
     pub(super) async fn read_in_flight(&self) -> Result<Vec<InFlight>> {
@@ -52,14 +52,19 @@ impl Store {
         row.map(|row| Ok((parse(&row, "status")?, get(&row, "updated_at")?))).transpose()
     }
 
-    pub(super) async fn write_stalled(&self, id: &DeploymentId, why: &str) -> Result<()> {
+    pub(super) async fn write_stalled(
+        &self,
+        id: &DeploymentId,
+        seen: i64,
+        why: &str,
+    ) -> Result<()> {
         sqlx::query(
             "UPDATE deployments SET stalled_since = updated_at, stalled_why = $2 \
-             WHERE id = $1 AND stalled_since IS NULL AND updated_at < $3",
+             WHERE id = $1 AND stalled_since IS NULL AND updated_at = $3",
         )
         .bind(id.as_str())
         .bind(why)
-        .bind(now_ms())
+        .bind(seen)
         .execute(&self.writer)
         .await
         .map_err(database)?;

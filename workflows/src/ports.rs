@@ -268,9 +268,10 @@ pub trait Store: Send + Sync + 'static {
         id: &DeploymentId,
     ) -> Result<Option<(DeploymentStatus, i64)>, StoreError>;
 
-    /// Notes that a deployment makes no progress, and why; its next step
-    /// forgets it.
-    async fn mark_stalled(&self, id: &DeploymentId, why: &str) -> Result<(), StoreError>;
+    /// Notes that a deployment makes no progress, and why, unless it has given a
+    /// sign of life after `seen` (compare-and-set); its next step forgets it.
+    async fn mark_stalled(&self, id: &DeploymentId, seen: i64, why: &str)
+    -> Result<(), StoreError>;
 
     /// Checks whether an environment may move to the target, and calls off a
     /// retirement that was scheduled for it.

@@ -24,6 +24,7 @@ on_both_databases!(
     rollback_moves_and_pins_in_one_go,
     a_target_that_retires_meanwhile_is_tried_again,
     only_what_was_healthy_can_be_live_again,
+    what_has_moved_on_is_not_marked_as_stalled,
 );
 
 fn point() -> RestartPoint {
@@ -153,4 +154,16 @@ async fn only_what_was_healthy_can_be_live_again(store: &Store) {
     assert!(reason.contains("is not live") && reason.contains(second.deployment_id.as_str()));
     let asked = store.request_cancel(&second.deployment_id).await.unwrap();
     assert_eq!(asked, CancelRequest::TooLate(DeploymentStatus::Live));
+}
+
+/// Between the look and the mark it may have gone on.
+async fn what_has_moved_on_is_not_marked_as_stalled(store: &Store) {
+    let id = create(store, "one").await;
+    let seen = store.in_flight().await.unwrap()[0].updated_at;
+    let shown =
+        || async { store.deployment(&WorkspaceId::local(), &id).await.unwrap().unwrap().stalled };
+    store.mark_stalled(&id, seen - 1, "too late").await.unwrap();
+    assert_eq!(shown().await, None);
+    store.mark_stalled(&id, seen, "nothing moves").await.unwrap();
+    assert_eq!(shown().await, Some((seen, "nothing moves".to_owned())));
 }

@@ -126,7 +126,7 @@ impl Reconciler {
             Verdict::Stalled { why, rouse } => {
                 if !row.stalled {
                     tracing::warn!(deployment = %id, status = %row.status, "stalled: {why}");
-                    self.store.mark_stalled(id, &why).await?;
+                    self.store.mark_stalled(id, row.updated_at, &why).await?;
                 }
                 for workflow in own.iter().filter(|workflow| workflow.handler == "deploy") {
                     match rouse {
