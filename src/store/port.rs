@@ -10,7 +10,7 @@ use launchway_workflows::{
     },
     ports::{
         self, AttemptEnd, BuildEvent, CancelRequest, EndedAttempt, Guarded, InFlight, LeftBehind,
-        ReadinessWait, ReleaseStart, Retirable, RunInputs, StepEnd, StepRun, UnwindStart,
+        Passed, ReadinessWait, ReleaseStart, Retirable, RunInputs, StepEnd, StepRun, UnwindStart,
     },
     services::{release::ReleaseRequest, routing::Swapped},
     status::DeploymentStatus,
@@ -45,8 +45,9 @@ impl ports::Store for Store {
         &self,
         run: &StepRun,
         status: Option<DeploymentStatus>,
+        passed: &[Passed],
     ) -> Result<Option<u32>> {
-        self.start_step(run, status).await
+        self.start_step(run, status, passed).await
     }
 
     async fn note_step(&self, id: &DeploymentId, step: Step, message: &str) -> Result<()> {

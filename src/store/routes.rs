@@ -3,15 +3,16 @@
 use launchway_workflows::{
     ids::{DeploymentId, InvocationId},
     model::{DomainClaim, DomainKind, Routed},
-    ports::Guarded,
+    ports::{Guarded, StepEnd, StepRun},
     status::DeploymentStatus,
+    step::Step,
 };
 
 use sqlx::{AssertSqlSafe, any::AnyRow};
 
 use super::{
     Result, Store, Tx, attempts::move_in, commit, database, from_json, get, json, now_ms,
-    optional_id, parse,
+    optional_id, parse, steps::write_end,
 };
 
 /// A hostname and the deployment that answers for it.
@@ -89,6 +90,9 @@ impl Store {
             .execute(&mut *tx)
             .await
             .map_err(database)?;
+        let step = Step::AssignDomains;
+        let run = StepRun { deployment_id: id.clone(), owner: owner.clone(), step };
+        write_end(&mut *tx, &run, &StepEnd::Done).await?;
         commit(tx).await?;
         self.changed(id);
         if let Some(previous) = &routed.previous {

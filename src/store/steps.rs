@@ -2,12 +2,12 @@
 
 use launchway_workflows::{
     ids::DeploymentId,
-    ports::{Guarded, StepEnd, StepRun},
+    ports::{Guarded, Passed, StepEnd, StepRun},
     status::DeploymentStatus,
     step::Step,
 };
 
-use sqlx::Row;
+use sqlx::{Any, Executor, Row};
 
 use super::{Result, Store, attempts::move_in, commit, database, now_ms};
 
@@ -16,6 +16,7 @@ impl Store {
         &self,
         run: &StepRun,
         status: Option<DeploymentStatus>,
+        passed: &[Passed],
     ) -> Result<Option<u32>> {
         let mut tx = self.write().await?;
         // A new deployment is taken by its first step; a retried one by the
@@ -39,6 +40,10 @@ impl Store {
             && move_in(&mut tx, &run.deployment_id, &run.owner, status).await? == Guarded::Lost
         {
             return Ok(None);
+        }
+        for passed in passed {
+            let run = StepRun { step: passed.step, ..run.clone() };
+            write_end(&mut *tx, &run, &passed.clone().end()).await?;
         }
         let tries: i64 = sqlx::query(
             "INSERT INTO deployment_steps (deployment_id, attempt, step, position, status, tries, started_at) \
@@ -80,33 +85,43 @@ impl Store {
     }
 
     pub(super) async fn end_step(&self, run: &StepRun, end: &StepEnd) -> Result<()> {
-        let (status, message, failure) = match end {
-            StepEnd::Done => ("done", "", None),
-            StepEnd::Skipped(why) => ("skipped", why.as_str(), None),
-            StepEnd::Failed(failure) => ("failed", "", Some(failure)),
-            StepEnd::WillRetry(failure) => ("running", "will be tried again", Some(failure)),
-            StepEnd::Cancelled => ("cancelled", "", None),
-        };
-        let ended_at = (status != "running").then(now_ms);
-        sqlx::query(
-            "UPDATE deployment_steps SET status = $4, ended_at = $5, message = $6, error_code = $7, \
-             error_message = $8 WHERE deployment_id = $1 AND step = $3 AND attempt = \
-             (SELECT attempt FROM deployments WHERE id = $1 AND invocation_id = $2)",
-        )
-        .bind(run.deployment_id.as_str())
-        .bind(run.owner.0.as_str())
-        .bind(run.step.name())
-        .bind(status)
-        .bind(ended_at)
-        .bind(message)
-        .bind(failure.map(|failure| failure.code.name()))
-        .bind(failure.map(|failure| failure.message.as_str()))
-        .execute(&self.writer)
-        .await
-        .map_err(database)?;
+        write_end(&self.writer, run, end).await?;
         self.changed(&run.deployment_id);
         Ok(())
     }
+}
+
+/// The end of a try, for the row's owner and its present attempt only.
+pub(super) async fn write_end(
+    executor: impl Executor<'_, Database = Any>,
+    run: &StepRun,
+    end: &StepEnd,
+) -> Result<()> {
+    let (status, message, failure) = match end {
+        StepEnd::Done => ("done", "", None),
+        StepEnd::Skipped(why) => ("skipped", why.as_str(), None),
+        StepEnd::Failed(failure) => ("failed", "", Some(failure)),
+        StepEnd::WillRetry(failure) => ("running", "will be tried again", Some(failure)),
+        StepEnd::Cancelled => ("cancelled", "", None),
+    };
+    let ended_at = (status != "running").then(now_ms);
+    sqlx::query(
+        "UPDATE deployment_steps SET status = $4, ended_at = $5, message = $6, error_code = $7, \
+         error_message = $8 WHERE deployment_id = $1 AND step = $3 AND attempt = \
+         (SELECT attempt FROM deployments WHERE id = $1 AND invocation_id = $2)",
+    )
+    .bind(run.deployment_id.as_str())
+    .bind(run.owner.0.as_str())
+    .bind(run.step.name())
+    .bind(status)
+    .bind(ended_at)
+    .bind(message)
+    .bind(failure.map(|failure| failure.code.name()))
+    .bind(failure.map(|failure| failure.message.as_str()))
+    .execute(executor)
+    .await
+    .map_err(database)?;
+    Ok(())
 }
 
 fn position(step: Step) -> i64 {

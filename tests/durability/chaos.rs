@@ -15,28 +15,32 @@ use crate::{
 /// Predecessors retire at once: that is interrupted too.
 const SETTINGS: [&str; 3] =
     ["build.concurrency=64", "run.keep_running=0", "run.retire_after=200ms"];
+/// Decided at the first look.
+const READY_AT_ONCE: &[(&str, &str)] = &[];
+/// Long enough to be waited for with an awakeable.
+const SLOWLY_READY: &[(&str, &str)] = &[("LAUNCHWAY_INSTANT_READY_AFTER", "200")];
 /// From the process being back to the first thing that had not been done. The
 /// aim is two seconds; this bound also holds on a machine that does other work.
 const LONGEST_PAUSE_MS: i64 = 6_000;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_deployment_goes_live_when_the_worker_is_killed() {
-    survives("worker", &[Process::Worker]).await;
+    survives("worker", &[Process::Worker], SLOWLY_READY).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_deployment_goes_live_when_restate_is_killed() {
-    survives("restate-server", &[Process::Restate]).await;
+    survives("restate-server", &[Process::Restate], READY_AT_ONCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_deployment_goes_live_when_krane_is_killed() {
-    survives("krane", &[Process::Krane]).await;
+    survives("krane", &[Process::Krane], READY_AT_ONCE).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_deployment_goes_live_when_everything_is_killed() {
-    survives("everything", &Process::APART).await;
+    survives("everything", &Process::APART, SLOWLY_READY).await;
 }
 
 /// A set of instances that krane had made half of is made whole, by whichever
@@ -58,8 +62,8 @@ async fn half_made_instances_are_completed_whoever_is_killed() {
     }
 }
 
-async fn survives(label: &str, killed: &[Process]) {
-    let mut here = Installation::apart(&SETTINGS, &[]).await;
+async fn survives(label: &str, killed: &[Process], readiness: &[(&str, &str)]) {
+    let mut here = Installation::apart(&SETTINGS, readiness).await;
     let projects: Vec<_> = Step::ALL.iter().map(|step| format!("shop-{step}")).collect();
     for point in Point::ALL {
         let mut pauses = kill_at(&mut here, &projects, killed, point).await;

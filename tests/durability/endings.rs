@@ -123,13 +123,18 @@ async fn a_cancel_at_any_point_ends_clean_or_comes_too_late() {
 /// The deployment has ended when its wait asks for the slot.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wait_that_was_cancelled_keeps_no_slot_that_it_gets_late() {
-    let here = Installation::together(&SETTINGS, &[]).await;
-    here.arm("acquire-slot", "during");
-    let id = here.submit("shop").await;
-    here.parked("acquire-slot", "during").await;
+    let here = Installation::together(&["build.concurrency=1"], &[]).await;
+    here.arm("build-image", "during");
+    let builds = here.submit("shop").await;
+    here.parked("build-image", "during").await;
+    here.arm("wait-for-slot", "during");
+    let id = here.submit("queued").await;
+    here.parked("wait-for-slot", "during").await;
     here.ask("Deployments/cancel", &json!({ "deployment_id": id })).await.unwrap();
     here.wait(&id, DeploymentStatus::Cancelled).await;
-    here.release("acquire-slot", "during");
+    here.release("build-image", "during");
+    here.ended(std::slice::from_ref(&builds)).await;
+    here.release("wait-for-slot", "during");
     eventually("the wait and what it has asked for have ended", async || {
         let sql = "SELECT id FROM sys_invocation WHERE status NOT IN ('completed', 'scheduled')";
         here.query(sql).await?.is_empty().then_some(())

@@ -68,6 +68,22 @@ pub enum StepEnd {
     Cancelled,
 }
 
+/// A step that has ended well; the journal knows it, the database does not yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// The step.
+    pub step: Step,
+    /// Why there was nothing to do, if there was not.
+    pub skipped: Option<String>,
+}
+
+impl Passed {
+    /// As it is recorded.
+    pub fn end(self) -> StepEnd {
+        self.skipped.map_or(StepEnd::Done, StepEnd::Skipped)
+    }
+}
+
 /// The end of an attempt that did not succeed.
 #[derive(Debug, Clone)]
 pub struct AttemptEnd {
@@ -128,12 +144,14 @@ pub trait Store: Send + Sync + 'static {
     /// Records that a try of a step starts and moves the deployment to
     /// `status` where one is given (compare-and-set along
     /// [`DeploymentStatus::sources`], for the owner only). Takes the row of a deployment that is being
-    /// retried. Returns the number of this try, from 1; `None`: the row is not
-    /// the owner's, or in a state that forbids it.
+    /// retried. Records in the same transaction what has `passed` before it.
+    /// Returns the number of this try, from 1; `None`: the row is not the
+    /// owner's, or in a state that forbids it.
     async fn step_started(
         &self,
         run: &StepRun,
         status: Option<DeploymentStatus>,
+        passed: &[Passed],
     ) -> Result<Option<u32>, StoreError>;
 
     /// Says more about a step that is running, for people.
@@ -160,8 +178,8 @@ pub trait Store: Send + Sync + 'static {
     /// Whether somebody asked for cancellation.
     async fn cancel_requested(&self, id: &DeploymentId) -> Result<bool, StoreError>;
 
-    /// The commit point: domains, the environment's live pointer and the
-    /// status, in one transaction, for the owner only; `None` when the row is
+    /// The commit point: domains, the environment's live pointer, the status and
+    /// the end of the step, in one transaction, for the owner only; `None` when the row is
     /// not the owner's to route. Repeating a commit returns what it did.
     async fn commit_routes(
         &self,

@@ -51,6 +51,9 @@ impl Step {
         Step::RetirePrevious,
     ];
 
+    /// The last of them.
+    pub const LAST: Step = Step::RetirePrevious;
+
     /// Work of minutes inside one run, which says nothing to the database while
     /// it lasts. Each such step has a limit of its own.
     pub fn is_held(self) -> bool {

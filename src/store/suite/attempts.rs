@@ -49,7 +49,7 @@ async fn the_first_invocation_owns_the_row(store: &Store) {
     assert!(!moved(store, &id, &second, DeploymentStatus::Deploying).await);
     let run = StepRun { deployment_id: id.clone(), owner: second.clone(), step: Step::BuildImage };
     let building = Some(DeploymentStatus::Building);
-    assert_eq!(store.step_started(&run, building).await.unwrap(), None);
+    assert_eq!(store.step_started(&run, building, &[]).await.unwrap(), None);
     assert_eq!(
         store.finish_attempt(&id, &second, &failed(ErrorCode::Internal)).await.unwrap(),
         Guarded::Lost
@@ -85,10 +85,10 @@ async fn a_step_counts_its_tries_and_keeps_its_failure(store: &Store) {
     store.begin_attempt(&id, &owner).await.unwrap().unwrap();
     let run = StepRun { deployment_id: id.clone(), owner: owner.clone(), step: Step::BuildImage };
     let building = Some(DeploymentStatus::Building);
-    assert_eq!(store.step_started(&run, building).await.unwrap(), Some(1));
+    assert_eq!(store.step_started(&run, building, &[]).await.unwrap(), Some(1));
     let lost = StepFailure::new(ErrorCode::BuilderUnavailable, "gone");
     store.step_ended(&run, &StepEnd::WillRetry(lost)).await.unwrap();
-    assert_eq!(store.step_started(&run, building).await.unwrap(), Some(2));
+    assert_eq!(store.step_started(&run, building, &[]).await.unwrap(), Some(2));
     assert_eq!(status(store, &id).await, DeploymentStatus::Building);
     // The attempt ends while the step runs: the step has the failure.
     store.finish_attempt(&id, &owner, &failed(ErrorCode::BuildFailed)).await.unwrap();
@@ -169,15 +169,15 @@ async fn a_killed_attempt_is_taken_over_with_what_it_had_started(store: &Store) 
     store.begin_attempt(&id, &killed).await.unwrap().unwrap();
     let step = |step| StepRun { deployment_id: id.clone(), owner: killed.clone(), step };
     let deploying = Some(DeploymentStatus::Deploying);
-    store.step_started(&step(Step::LoadDeployment), None).await.unwrap();
+    store.step_started(&step(Step::LoadDeployment), None, &[]).await.unwrap();
     store.step_ended(&step(Step::LoadDeployment), &StepEnd::Done).await.unwrap();
-    store.step_started(&step(Step::DeployToKrane), deploying).await.unwrap();
+    store.step_started(&step(Step::DeployToKrane), deploying, &[]).await.unwrap();
     let left = store.take_over(&id, &unwinder).await.unwrap().unwrap();
     let started: Vec<_> = left.started.iter().map(|known| (known.step, known.ended)).collect();
     assert_eq!(started, [(Step::LoadDeployment, true), (Step::DeployToKrane, false)]);
     assert_eq!((left.failure, left.cancelling), (None, false));
     // The killed one comes back to nothing.
-    let again = store.step_started(&step(Step::DeployToKrane), deploying).await.unwrap();
+    let again = store.step_started(&step(Step::DeployToKrane), deploying, &[]).await.unwrap();
     assert_eq!(again, None);
     let end = failed(ErrorCode::Interrupted);
     assert_eq!(store.finish_attempt(&id, &unwinder, &end).await.unwrap(), Guarded::Applied);

@@ -132,7 +132,7 @@ impl<'a> World<'a> {
         if workflow.at < WAY.len() {
             let (step, status) = WAY[workflow.at];
             let run = StepRun { deployment_id: id, owner: workflow.owner.clone(), step };
-            assert!(self.store.step_started(&run, Some(status)).await.unwrap().is_some());
+            assert!(self.store.step_started(&run, Some(status), &[]).await.unwrap().is_some());
             workflow.at += 1;
             return "step";
         }
@@ -242,7 +242,7 @@ impl<'a> World<'a> {
         if before.iter().any(|(known, status)| *known == id && *status == S::Retrying) {
             return "it is being retried";
         }
-        let _ = self.store.step_started(&run, Some(S::Checking)).await.unwrap();
+        let _ = self.store.step_started(&run, Some(S::Checking), &[]).await.unwrap();
         let wanted = claims(&plan, "localhost");
         let _ = self.store.commit_routes(&id, &owner, &wanted).await.unwrap();
         for status in S::IN_FLIGHT {

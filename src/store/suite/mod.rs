@@ -100,7 +100,7 @@ async fn moved(
 ) -> bool {
     let run =
         StepRun { deployment_id: id.clone(), owner: owner.clone(), step: Step::DeployToKrane };
-    store.step_started(&run, Some(status)).await.unwrap().is_some()
+    store.step_started(&run, Some(status), &[]).await.unwrap().is_some()
 }
 
 /// Submits, takes to the commit point and over it.

@@ -54,9 +54,10 @@ async fn a_retry_keeps_the_ended_attempt_and_begins_once(store: &Store) {
         owner: invocation(owner),
         step: Step::PushImage,
     };
-    let taken = store.step_started(&run("inv-2"), Some(DeploymentStatus::Pushing)).await.unwrap();
+    let taken =
+        store.step_started(&run("inv-2"), Some(DeploymentStatus::Pushing), &[]).await.unwrap();
     assert_eq!(taken, Some(1));
-    assert_eq!(store.step_started(&run("inv-1"), None).await.unwrap(), None);
+    assert_eq!(store.step_started(&run("inv-1"), None, &[]).await.unwrap(), None);
     let shown = store.deployment(&WorkspaceId::local(), &id).await.unwrap().unwrap();
     assert_eq!((shown.attempt, shown.attempts.len()), (2, 1));
     assert_eq!(shown.attempts[0].invocation_id, Some(ended));

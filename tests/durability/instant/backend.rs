@@ -1,7 +1,8 @@
-//! Instances that are ready at once and outlive krane. A set is made one by
+//! Instances that are ready at once, or after `$LAUNCHWAY_INSTANT_READY_AFTER`
+//! milliseconds, and outlive krane. A set is made one by
 //! one, so that it can be seen half-made.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use launchway::krane::{Backend, BackendError, InstanceSpec, Instances, Table};
@@ -15,15 +16,18 @@ const INSTANCES: &str = "instances";
 pub struct InstantBackend {
     world: World,
     table: Arc<Table>,
+    ready_after: Option<Duration>,
 }
 
 impl InstantBackend {
     /// Takes up what an earlier krane has left.
     pub fn new(world: World) -> Self {
-        let this = Self { world, table: Arc::default() };
+        let ready_after = std::env::var("LAUNCHWAY_INSTANT_READY_AFTER").ok();
+        let ready_after = ready_after.and_then(|ms| ms.parse().ok()).map(Duration::from_millis);
+        let this = Self { world, table: Arc::default(), ready_after };
         for id in this.world.ids(INSTANCES) {
             if let Ok(id) = id.parse() {
-                this.table.set(&id, this.instances(&id));
+                this.table.set(&id, this.instances(&id, true));
             }
         }
         this.table.mark_synced();
@@ -31,7 +35,7 @@ impl InstantBackend {
     }
 
     /// The file has the namespace and how many there are.
-    fn instances(&self, id: &DeploymentId) -> Instances {
+    fn instances(&self, id: &DeploymentId, ready: bool) -> Instances {
         let content = self.world.get(INSTANCES, id.as_str()).unwrap_or_default();
         let (namespace, count) = content.split_once(' ').unwrap_or_default();
         let count: u32 = count.parse().unwrap_or(0);
@@ -39,7 +43,7 @@ impl InstantBackend {
             id: format!("{id}-{number}"),
             address: "127.0.0.1:9".to_owned(),
             status: DeploymentStatus::Running.into(),
-            ready: true,
+            ready,
             ..Instance::default()
         });
         Instances { namespace: namespace.to_owned(), instances: Arc::new(instances.collect()) }
@@ -51,19 +55,31 @@ impl Backend for InstantBackend {
     async fn apply(&self, spec: &InstanceSpec) -> Result<(), BackendError> {
         let id = &spec.deployment_id;
         self.world.note("apply", id.as_str());
-        let present = u32::try_from(self.instances(id).instances.len()).unwrap_or(0);
+        let present = u32::try_from(self.instances(id, true).instances.len()).unwrap_or(0);
         for count in present.min(spec.replicas)..=spec.replicas {
             self.world.set(INSTANCES, id.as_str(), &format!("{} {count}", spec.namespace));
             if count == 1 {
                 failpoint::reach_at(id, "apply", "during").await;
             }
         }
-        self.table.set(id, self.instances(id));
+        let ready = self.instances(id, true);
+        let Some(after) = self.ready_after else {
+            self.table.set(id, ready);
+            return Ok(());
+        };
+        self.table.set(id, self.instances(id, false));
+        let (table, world, id) = (Arc::clone(&self.table), self.world.clone(), id.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            if world.get(INSTANCES, id.as_str()).is_some() {
+                table.set(&id, ready);
+            }
+        });
         Ok(())
     }
 
     async fn get(&self, id: &DeploymentId) -> Result<Vec<Instance>, BackendError> {
-        Ok(self.instances(id).instances.to_vec())
+        Ok(self.table.get(id).instances.to_vec())
     }
 
     async fn delete(&self, id: &DeploymentId) -> Result<(), BackendError> {

@@ -102,6 +102,16 @@ impl ReadinessWatcher {
         }
     }
 
+    /// The verdict, if there is one within a moment.
+    pub async fn decided_within(
+        &self,
+        wait: &ReadinessWait,
+        moment: Duration,
+    ) -> Option<ReadyVerdict> {
+        let mut last = Vec::new();
+        tokio::time::timeout(moment, self.watch_until_decided(wait, &mut last)).await.ok()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
     }

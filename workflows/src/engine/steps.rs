@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::{ErrorCode, StepError, StepFailure},
     ids::{DeploymentId, InvocationId},
-    ports::{StepEnd, StepRun},
+    ports::{Passed, StepEnd, StepRun},
     status::DeploymentStatus,
     step::Step,
 };
@@ -85,21 +85,50 @@ impl StepLimits {
 }
 
 /// What a step's action did.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Done<T> {
     value: T,
-    /// `None`: the step goes on after this run.
-    end: Option<StepEnd>,
+    #[serde(default, skip_serializing_if = "Left::is_nothing")]
+    left: Left,
+}
+
+/// What a run leaves of its step. Journaled, because the end of a step is
+/// recorded by the run that follows: one transaction each, not two.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Left {
+    /// It is done.
+    #[default]
+    Nothing,
+    /// There was nothing to do; why, for people.
+    Skipped(String),
+    /// The step goes on after this run.
+    More,
+}
+
+impl Left {
+    fn is_nothing(&self) -> bool {
+        *self == Self::Nothing
+    }
 }
 
 impl<T> Done<T> {
     /// Did its work.
     pub fn with(value: T) -> Self {
-        Self { value, end: Some(StepEnd::Done) }
+        Self { value, left: Left::Nothing }
     }
 
     /// Had nothing to do; `why` is shown.
     pub fn skipped(value: T, why: impl Into<String>) -> Self {
-        Self { value, end: Some(StepEnd::Skipped(why.into())) }
+        Self { value, left: Left::Skipped(why.into()) }
+    }
+
+    fn passed(&self, step: Step) -> Option<Passed> {
+        match &self.left {
+            Left::Nothing => Some(Passed { step, skipped: None }),
+            Left::Skipped(why) => Some(Passed { step, skipped: Some(why.clone()) }),
+            Left::More => None,
+        }
     }
 }
 
@@ -108,12 +137,7 @@ impl<T> Done<T> {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
 enum Verdict<T> {
-    Done {
-        value: T,
-        /// The step goes on after this run.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        open: bool,
-    },
+    Done(Done<T>),
     Failed(StepFailure),
     Cancelled,
     Overtaken,
@@ -146,8 +170,8 @@ pub struct Steps<'a, 'ctx> {
     ctx: &'a ObjectContext<'ctx>,
     core: Arc<Core>,
     deployment_id: DeploymentId,
-    /// Calls that ended since the last run; the next run records them.
-    passed: Mutex<Vec<Step>>,
+    /// Steps that ended since the last run; the next run records them.
+    passed: Mutex<Vec<Passed>>,
 }
 
 impl<'a, 'ctx> Steps<'a, 'ctx> {
@@ -183,19 +207,26 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
     /// # Errors
     /// [`Stop`] when the row is not this attempt's, or it was cancelled.
     pub async fn begin(&self, step: Step, status: Option<DeploymentStatus>) -> Result<(), Stop> {
-        let begun = |_| async { Ok(Done { value: (), end: None }) };
+        let begun = |_| async { Ok(Done { value: (), left: Left::More }) };
         self.execute(step, status, StepLimits::CALL, Work::Called, begun).await
     }
 
     /// Notes that a begun step has ended; the next run records it.
     pub async fn end(&self, step: Step) {
-        failpoint::reach(&self.deployment_id, step, Point::Journaled).await;
-        if let Ok(mut passed) = self.passed.lock() {
-            passed.push(step);
+        self.pass(Passed { step, skipped: None }).await;
+    }
+
+    async fn pass(&self, passed: Passed) {
+        failpoint::reach(&self.deployment_id, passed.step, Point::Journaled).await;
+        if passed.step != Step::LAST
+            && let Ok(mut all) = self.passed.lock()
+        {
+            all.push(passed);
         }
     }
 
-    fn take_passed(&self) -> Vec<Step> {
+    /// What the next run has to record.
+    pub fn take_passed(&self) -> Vec<Passed> {
         self.passed.lock().map(|mut passed| std::mem::take(&mut *passed)).unwrap_or_default()
     }
 
@@ -247,11 +278,11 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
             Box::pin(recorded.execute(action).instrument(span));
         let run = bounded_run!(self.ctx, step.name(), limits.retry_policy(), move || closure);
         match run.await {
-            Ok(Json(Verdict::Done { value, open })) => {
-                if !open {
-                    failpoint::reach(&self.deployment_id, step, Point::Journaled).await;
+            Ok(Json(Verdict::Done(done))) => {
+                if let Some(passed) = done.passed(step) {
+                    self.pass(passed).await;
                 }
-                Ok(value)
+                Ok(done.value)
             }
             Ok(Json(Verdict::Failed(failure))) => Err(Stop::Failed(failure.at(step))),
             Ok(Json(Verdict::Cancelled)) => Err(Stop::Cancelled),
@@ -268,7 +299,7 @@ struct Recorded {
     status: Option<DeploymentStatus>,
     limits: StepLimits,
     work: Work,
-    passed: Vec<Step>,
+    passed: Vec<Passed>,
 }
 
 /// Where a step does its work.
@@ -287,11 +318,8 @@ impl Recorded {
         F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Done<T>, StepError>> + Send + 'static,
     {
-        for step in &self.passed {
-            let run = StepRun { step: *step, ..self.run.clone() };
-            self.core.store.step_ended(&run, &StepEnd::Done).await?;
-        }
-        let Some(tries) = self.core.store.step_started(&self.run, self.status).await? else {
+        let started = self.core.store.step_started(&self.run, self.status, &self.passed);
+        let Some(tries) = started.await? else {
             tracing::warn!("the deployment is not this attempt's any more");
             return Ok(Json(Verdict::Overtaken));
         };
@@ -304,8 +332,13 @@ impl Recorded {
             Outcome::Cancelled => (Some(StepEnd::Cancelled), Verdict::Cancelled),
             Outcome::Ended(Ok(done)) => match oversized(&done.value) {
                 None => {
-                    let open = done.end.is_none();
-                    (done.end, Verdict::Done { value: done.value, open })
+                    let passed = done.passed(step);
+                    if passed.is_some() {
+                        failpoint::reach(id, step, Point::Done).await;
+                    }
+                    // Nothing follows that could record the end of the last one.
+                    let end = passed.filter(|_| step == Step::LAST).map(Passed::end);
+                    (end, Verdict::Done(done))
                 }
                 Some(failure) => (Some(StepEnd::Failed(failure.clone())), Verdict::Failed(failure)),
             },
@@ -320,7 +353,6 @@ impl Recorded {
             }
         };
         if let Some(end) = end {
-            failpoint::reach(id, step, Point::Done).await;
             self.core.store.step_ended(&self.run, &end).await?;
         }
         Ok(Json(verdict))

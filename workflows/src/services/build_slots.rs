@@ -1,5 +1,10 @@
 //! `BuildSlots`, a virtual object per workspace: who builds, who waits. Pure
-//! state: it never waits, calls or runs anything.
+//! state: it never waits for or runs anything.
+//!
+//! A lease has no clock, because pure state has none: while slots are held the
+//! object sweeps itself a few times per lease, and a slot that has been there
+//! for more sweeps than a lease has is taken back. One delayed message is under
+//! way per workspace, not one per build.
 
 use std::time::Duration;
 
@@ -18,22 +23,34 @@ pub const STATE: &str = "slots";
 /// first: nobody starves.
 const PRODUCTION_RUN: u32 = 3;
 
-/// Input of `acquire`.
+/// Sweeps in the time of one lease: a slot is taken back after at least a lease
+/// and at most a lease and one sweep.
+const SWEEPS_PER_LEASE: u32 = 4;
+
+/// Input of `try_acquire`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct AcquireRequest {
+pub struct SlotClaim {
     /// Who wants the slot.
     pub deployment_id: DeploymentId,
-    /// Completed with a [`SlotDecision`].
-    pub awakeable_id: String,
-    /// Older waiters of the same stream lose their place to it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stream: Option<BuildStream>,
     /// Production goes first.
     pub production: bool,
     /// Concurrent builds of the workspace.
     pub limit: u32,
     /// After this the slot is taken back, in milliseconds.
     pub lease_ms: u64,
+}
+
+/// Input of `acquire`.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct AcquireRequest {
+    /// Who wants what.
+    #[serde(flatten)]
+    pub claim: SlotClaim,
+    /// Completed with a [`SlotDecision`].
+    pub awakeable_id: String,
+    /// Older waiters of the same stream lose their place to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<BuildStream>,
 }
 
 /// Deployments of one branch in one environment, of which only the newest in
@@ -103,15 +120,6 @@ pub struct SlotHolder {
     pub awakeable_id: Option<String>,
 }
 
-/// Input of `expire`.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-pub struct Lease {
-    /// Whose slot.
-    pub deployment_id: DeploymentId,
-    /// Of this grant only.
-    pub grant: SlotGrant,
-}
-
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Slots {
     limit: u32,
@@ -119,14 +127,23 @@ struct Slots {
     production_run: u32,
     holders: Vec<Held>,
     waiters: Vec<AcquireRequest>,
+    /// A sweep is under way to this object.
+    #[serde(default)]
+    sweeping: bool,
+    /// Of the grant made last.
+    #[serde(default)]
+    lease_ms: u64,
 }
 
-/// A slot that is taken, and by which wait.
+/// A slot that is taken, and by which wait; `None`: without waiting.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Held {
-    #[serde(flatten)]
-    lease: Lease,
-    awakeable_id: String,
+    deployment_id: DeploymentId,
+    grant: SlotGrant,
+    awakeable_id: Option<String>,
+    /// It has been there for so many sweeps.
+    #[serde(default)]
+    sweeps: u32,
 }
 
 /// Who waits, in the order in which they would be served if nothing else came,
@@ -139,8 +156,8 @@ pub fn queue(state: &[u8]) -> Result<Vec<DeploymentId>, serde_json::Error> {
     let mut order = Vec::new();
     while !slots.waiters.is_empty() {
         let next = slots.waiters.remove(slots.next_waiter());
-        slots.grant(&next);
-        order.push(next.deployment_id);
+        slots.grant(&next.claim, None);
+        order.push(next.claim.deployment_id);
     }
     Ok(order)
 }
@@ -152,16 +169,24 @@ struct Granted {
 }
 
 impl Slots {
-    fn acquire(&mut self, request: AcquireRequest) -> Acquired {
-        self.limit = request.limit.max(1);
-        if let Some(held) = self.held_by(&request.deployment_id) {
-            held.awakeable_id = request.awakeable_id;
-            return Acquired::Granted(held.lease.grant);
+    /// A slot, if one is free and nobody waits for it. Repeating it changes
+    /// nothing.
+    fn try_acquire(&mut self, claim: &SlotClaim, wait: Option<&String>) -> Option<SlotGrant> {
+        self.limit = claim.limit.max(1);
+        if let Some(held) = self.held_by(&claim.deployment_id) {
+            held.awakeable_id = wait.cloned();
+            return Some(held.grant);
         }
+        let free = self.waiters.is_empty() && self.has_room();
+        free.then(|| self.grant(claim, wait.cloned()))
+    }
+
+    fn acquire(&mut self, request: AcquireRequest) -> Acquired {
         // A re-executed caller waits on another awakeable.
-        self.waiters.retain(|waiter| waiter.deployment_id != request.deployment_id);
-        if self.waiters.is_empty() && self.has_room() {
-            return Acquired::Granted(self.grant(&request));
+        let id = &request.claim.deployment_id;
+        self.waiters.retain(|waiter| waiter.claim.deployment_id != *id);
+        if let Some(grant) = self.try_acquire(&request.claim, Some(&request.awakeable_id)) {
+            return Acquired::Granted(grant);
         }
         self.waiters.push(request);
         Acquired::Queued(u32::try_from(self.waiters.len()).unwrap_or(u32::MAX))
@@ -179,27 +204,38 @@ impl Slots {
     }
 
     fn release(&mut self, holder: &SlotHolder) -> Vec<Granted> {
-        let given_back = |id: &DeploymentId, wait: &String| {
+        let given_back = |id: &DeploymentId, wait: Option<&String>| {
             *id == holder.deployment_id
-                && holder.awakeable_id.as_ref().is_none_or(|only| only == wait)
+                && holder.awakeable_id.as_ref().is_none_or(|only| Some(only) == wait)
         };
-        self.holders.retain(|held| !given_back(&held.lease.deployment_id, &held.awakeable_id));
-        self.waiters.retain(|waiter| !given_back(&waiter.deployment_id, &waiter.awakeable_id));
+        self.holders.retain(|held| !given_back(&held.deployment_id, held.awakeable_id.as_ref()));
+        self.waiters
+            .retain(|waiter| !given_back(&waiter.claim.deployment_id, Some(&waiter.awakeable_id)));
         self.grant_waiting()
     }
 
-    fn expire(&mut self, expired: &Lease) -> Vec<Granted> {
-        self.holders.retain(|held| {
-            held.lease.deployment_id != expired.deployment_id || held.lease.grant != expired.grant
-        });
+    /// Takes back the slots that have been held for longer than a lease.
+    fn sweep(&mut self) -> Vec<Granted> {
+        for held in &mut self.holders {
+            held.sweeps += 1;
+        }
+        self.holders.retain(|held| held.sweeps <= SWEEPS_PER_LEASE);
         self.grant_waiting()
+    }
+
+    /// After how many milliseconds to sweep next; `None`: it needs no sweep, or
+    /// one is on its way.
+    fn next_sweep(&mut self) -> Option<u64> {
+        let needed = !self.holders.is_empty() && !self.sweeping;
+        self.sweeping |= needed;
+        needed.then(|| (self.lease_ms / u64::from(SWEEPS_PER_LEASE)).max(1))
     }
 
     fn grant_waiting(&mut self) -> Vec<Granted> {
         let mut granted = Vec::new();
         while self.has_room() && !self.waiters.is_empty() {
             let to = self.waiters.remove(self.next_waiter());
-            let grant = self.grant(&to);
+            let grant = self.grant(&to.claim, Some(to.awakeable_id.clone()));
             granted.push(Granted { to, grant });
         }
         granted
@@ -209,18 +245,19 @@ impl Slots {
         if self.production_run >= PRODUCTION_RUN {
             return 0;
         }
-        self.waiters.iter().position(|waiter| waiter.production).unwrap_or(0)
+        self.waiters.iter().position(|waiter| waiter.claim.production).unwrap_or(0)
     }
 
-    fn grant(&mut self, request: &AcquireRequest) -> SlotGrant {
+    fn grant(&mut self, claim: &SlotClaim, awakeable_id: Option<String>) -> SlotGrant {
         self.grants += 1;
-        self.production_run = if request.production { self.production_run + 1 } else { 0 };
+        self.lease_ms = claim.lease_ms;
+        self.production_run = if claim.production { self.production_run + 1 } else { 0 };
         if self.production_run > PRODUCTION_RUN {
             self.production_run = 0;
         }
         let grant = SlotGrant { number: self.grants };
-        let lease = Lease { deployment_id: request.deployment_id.clone(), grant };
-        self.holders.push(Held { lease, awakeable_id: request.awakeable_id.clone() });
+        let deployment_id = claim.deployment_id.clone();
+        self.holders.push(Held { deployment_id, grant, awakeable_id, sweeps: 0 });
         grant
     }
 
@@ -229,7 +266,7 @@ impl Slots {
     }
 
     fn held_by(&mut self, id: &DeploymentId) -> Option<&mut Held> {
-        self.holders.iter_mut().find(|held| held.lease.deployment_id == *id)
+        self.holders.iter_mut().find(|held| held.deployment_id == *id)
     }
 }
 
@@ -238,6 +275,20 @@ pub struct BuildSlots;
 
 #[restate_sdk::object]
 impl BuildSlots {
+    /// Takes a slot if one is free and nobody waits for it. Repeating it
+    /// changes nothing.
+    #[handler]
+    async fn try_acquire(
+        &self,
+        ctx: ObjectContext<'_>,
+        claim: Json<SlotClaim>,
+    ) -> HandlerResult<Json<Option<SlotGrant>>> {
+        let mut slots = load(&ctx).await?;
+        let grant = slots.try_acquire(&claim.0, None);
+        store(&ctx, slots);
+        Ok(Json(grant))
+    }
+
     /// Takes a slot, or a place in the queue. Repeating it changes nothing
     /// but the awakeable that is completed.
     #[handler]
@@ -249,14 +300,11 @@ impl BuildSlots {
         let mut slots = load(&ctx).await?;
         let Json(request) = request;
         for stale in slots.supersede(&request) {
-            let decision = SlotDecision::Superseded(request.deployment_id.clone());
+            let decision = SlotDecision::Superseded(request.claim.deployment_id.clone());
             ctx.resolve_awakeable(&stale.awakeable_id, Json(decision));
         }
-        let acquired = slots.acquire(request.clone());
-        if let Acquired::Granted(grant) = &acquired {
-            schedule_expiry(&ctx, &request, *grant);
-        }
-        ctx.set(STATE, Json(slots));
+        let acquired = slots.acquire(request);
+        store(&ctx, slots);
         Ok(Json(acquired))
     }
 
@@ -266,17 +314,18 @@ impl BuildSlots {
         let mut slots = load(&ctx).await?;
         let granted = slots.release(&holder.0);
         announce(&ctx, granted);
-        ctx.set(STATE, Json(slots));
+        store(&ctx, slots);
         Ok(())
     }
 
-    /// Takes back the slot of a lease that ran out.
+    /// Takes back the slots whose leases ran out. The object sends it to itself.
     #[handler]
-    async fn expire(&self, ctx: ObjectContext<'_>, lease: Json<Lease>) -> HandlerResult<()> {
+    async fn sweep(&self, ctx: ObjectContext<'_>) -> HandlerResult<()> {
         let mut slots = load(&ctx).await?;
-        let granted = slots.expire(&lease.0);
+        slots.sweeping = false;
+        let granted = slots.sweep();
         announce(&ctx, granted);
-        ctx.set(STATE, Json(slots));
+        store(&ctx, slots);
         Ok(())
     }
 }
@@ -285,33 +334,30 @@ async fn load(ctx: &ObjectContext<'_>) -> Result<Slots, TerminalError> {
     Ok(ctx.get::<Json<Slots>>(STATE).await?.map(|Json(slots)| slots).unwrap_or_default())
 }
 
+fn store(ctx: &ObjectContext<'_>, mut slots: Slots) {
+    if let Some(delay) = slots.next_sweep() {
+        let itself = ctx.object_client::<BuildSlotsClient>(ctx.key());
+        itself.sweep().send_after(Duration::from_millis(delay));
+    }
+    ctx.set(STATE, Json(slots));
+}
+
 fn announce(ctx: &ObjectContext<'_>, granted: Vec<Granted>) {
     for Granted { to, grant } in granted {
         ctx.resolve_awakeable(&to.awakeable_id, Json(SlotDecision::Granted(grant)));
-        schedule_expiry(ctx, &to, grant);
     }
-}
-
-fn schedule_expiry(ctx: &ObjectContext<'_>, request: &AcquireRequest, grant: SlotGrant) {
-    let lease = Lease { deployment_id: request.deployment_id.clone(), grant };
-    ctx.object_client::<BuildSlotsClient>(ctx.key())
-        .expire(Json(lease))
-        .send_after(Duration::from_millis(request.lease_ms));
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const LEASE_MS: u64 = 1000;
+
     fn request(id: &DeploymentId, production: bool) -> AcquireRequest {
-        AcquireRequest {
-            deployment_id: id.clone(),
-            awakeable_id: format!("wait-{id}"),
-            production,
-            stream: None,
-            limit: 1,
-            lease_ms: 1000,
-        }
+        let claim =
+            SlotClaim { deployment_id: id.clone(), production, limit: 1, lease_ms: LEASE_MS };
+        AcquireRequest { claim, awakeable_id: format!("wait-{id}"), stream: None }
     }
 
     /// Whatever the deployment has taken.
@@ -331,7 +377,7 @@ mod tests {
         let second = DeploymentId::generate();
         assert_eq!(slots.acquire(request(&second, false)), Acquired::Queued(1));
         let granted = slots.release(&whole(&holder));
-        assert_eq!(granted[0].to.deployment_id, second);
+        assert_eq!(granted[0].to.claim.deployment_id, second);
         assert_eq!(slots.holders.len(), 1);
     }
 
@@ -369,8 +415,8 @@ mod tests {
         let mut order = Vec::new();
         for _ in 0..5 {
             let granted = slots.release(&whole(&holder));
-            holder = granted[0].to.deployment_id.clone();
-            order.push(granted[0].to.production);
+            holder = granted[0].to.claim.deployment_id.clone();
+            order.push(granted[0].to.claim.production);
         }
         assert_eq!(order, [true, true, true, false, true]);
     }
@@ -397,21 +443,56 @@ mod tests {
         assert!(wait("feature", 2).1.is_empty(), "another branch");
         let (newer, superseded) = wait("main", 4);
         assert_eq!(superseded.len(), 1);
-        assert_eq!(superseded[0].deployment_id, older.deployment_id);
+        assert_eq!(superseded[0].claim.deployment_id, older.claim.deployment_id);
         assert!(wait("main", 3).1.is_empty(), "an older one that is retried late");
-        let waiting: Vec<_> = slots.waiters.iter().map(|waiter| &waiter.deployment_id).collect();
-        assert!(waiting.contains(&&newer.deployment_id));
+        let waiting: Vec<_> =
+            slots.waiters.iter().map(|waiter| &waiter.claim.deployment_id).collect();
+        assert!(waiting.contains(&&newer.claim.deployment_id));
         assert_eq!(waiting.len(), 3);
     }
 
     #[test]
-    fn an_expired_lease_of_an_earlier_grant_takes_nothing() {
+    fn a_slot_is_taken_back_after_its_lease_and_not_before() {
         let (mut slots, holder) = full();
-        let stale = Lease { deployment_id: holder.clone(), grant: SlotGrant { number: 1 } };
+        let waiting = DeploymentId::generate();
+        slots.acquire(request(&waiting, false));
+        for _ in 0..SWEEPS_PER_LEASE {
+            assert!(slots.sweep().is_empty());
+        }
+        // Whoever has given it back and got it again has a lease of its own.
         slots.release(&whole(&holder));
+        assert!(slots.sweep().is_empty());
         slots.acquire(request(&holder, false));
-        assert!(slots.expire(&stale).is_empty());
-        assert_eq!(slots.holders.len(), 1);
+        for _ in 1..SWEEPS_PER_LEASE {
+            assert!(slots.sweep().is_empty());
+        }
+        let granted = slots.sweep();
+        assert_eq!(granted[0].to.claim.deployment_id, holder);
+    }
+
+    #[test]
+    fn one_sweep_is_under_way_while_slots_are_held_and_none_otherwise() {
+        let (mut slots, holder) = full();
+        assert_eq!(slots.next_sweep(), Some(LEASE_MS / u64::from(SWEEPS_PER_LEASE)));
+        assert_eq!(slots.next_sweep(), None, "it is on its way");
+        slots.sweeping = false;
+        slots.release(&whole(&holder));
+        assert_eq!(slots.next_sweep(), None, "nobody holds anything");
+    }
+
+    #[test]
+    fn who_does_not_wait_gets_a_free_slot_only_and_passes_nobody() {
+        let (mut slots, holder) = full();
+        let [second, third] = [(); 2].map(|()| DeploymentId::generate());
+        let claim = |id: &DeploymentId| SlotClaim { limit: 2, ..request(id, true).claim };
+        let granted = slots.try_acquire(&claim(&second), None).unwrap();
+        assert_eq!(slots.try_acquire(&claim(&second), None), Some(granted), "again");
+        assert_eq!(slots.try_acquire(&claim(&third), None), None, "both are taken");
+        slots.acquire(AcquireRequest { claim: claim(&third), ..request(&third, false) });
+        slots.limit = 3;
+        let fourth = SlotClaim { limit: 3, ..claim(&DeploymentId::generate()) };
+        assert_eq!(slots.try_acquire(&fourth, None), None, "somebody waits");
+        assert_eq!(slots.release(&whole(&holder)).len(), 1);
     }
 
     #[test]
@@ -424,7 +505,7 @@ mod tests {
         let shown = queue(&serde_json::to_vec(&slots).unwrap()).unwrap();
         let (mut served, mut holder) = (Vec::new(), holder);
         while let Some(granted) = slots.release(&whole(&holder)).pop() {
-            holder = granted.to.deployment_id;
+            holder = granted.to.claim.deployment_id;
             served.push(holder.clone());
         }
         assert_eq!(shown, served);

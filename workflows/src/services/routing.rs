@@ -126,7 +126,6 @@ async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StoreEr
     };
     failpoint::reach(&id, Step::AssignDomains, Point::Done).await;
     injected(&id, "committed-routes")?;
-    core.store.step_ended(&run, &StepEnd::Done).await?;
     // The routes are committed; gateways that are away catch up by themselves.
     core.announcer.announce().await;
     tracing::info!(deployment = %id, status = %routed.status, domain = %routed.primary, "domains assigned");

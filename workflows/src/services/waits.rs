@@ -9,7 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::build_slots::{
-    AcquireRequest, Acquired, BuildSlotsClient, BuildStream, SlotDecision, SlotGrant, SlotHolder,
+    AcquireRequest, Acquired, BuildSlotsClient, BuildStream, SlotClaim, SlotDecision, SlotGrant,
+    SlotHolder,
 };
 use crate::{
     engine::{
@@ -24,20 +25,18 @@ use crate::{
     step::Step,
 };
 
+/// A wait that ends within it is not worth being parked.
+const MOMENT: Duration = Duration::from_millis(50);
 /// From the watcher's own deadline until the timer ends the wait without it.
 const TIMER_MARGIN: Duration = Duration::from_secs(10);
-/// From the end of the longest build until its slot is taken back.
-const LEASE_MARGIN: Duration = Duration::from_secs(300);
-
 /// Input of `slot`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct SlotRequest {
     /// Whose slots.
     pub workspace_id: WorkspaceId,
-    /// Who wants one.
-    pub deployment_id: DeploymentId,
-    /// Production goes first.
-    pub production: bool,
+    /// Who wants what.
+    #[serde(flatten)]
+    pub claim: SlotClaim,
     /// Which others in the queue it may take the place of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<BuildStream>,
@@ -90,10 +89,14 @@ impl Waits {
         let Json(request) = request;
         let (awakeable_id, decided) = ctx.awakeable::<Json<SlotDecision>>();
         let slots = || ctx.object_client::<BuildSlotsClient>(request.workspace_id.as_str());
-        let acquire = self.acquire_request(&request, awakeable_id.clone());
+        let acquire = AcquireRequest {
+            claim: request.claim.clone(),
+            awakeable_id: awakeable_id.clone(),
+            stream: request.stream.clone(),
+        };
         let acquiring = slots().acquire(Json(acquire)).call();
-        let id = &request.deployment_id;
-        failpoint::reach(id, Step::AcquireSlot, Point::During).await;
+        let id = &request.claim.deployment_id;
+        failpoint::reach_at(id, "wait-for-slot", Point::During.name()).await;
         let limit = self.core.settings.queue_time_limit;
         let verdict = match acquiring.await {
             Ok(Json(Acquired::Granted(grant))) => Ok(SlotVerdict::Granted(grant)),
@@ -113,9 +116,8 @@ impl Waits {
             let holder = SlotHolder { deployment_id: id.clone(), awakeable_id: Some(awakeable_id) };
             slots().release(Json(holder)).send();
         }
-        failpoint::reach(id, Step::AcquireSlot, Point::Done).await;
-        let verdict = failpoint::faulty(id, "grant-slot", Ok(verdict?));
-        Ok(Json(verdict.unwrap_or_else(|error| SlotVerdict::Failed(error.failure().clone()))))
+        failpoint::reach_at(id, "wait-for-slot", Point::Done.name()).await;
+        Ok(Json(verdict?))
     }
 
     /// Waits until every instance of the deployment is ready, or one ends, or
@@ -131,7 +133,13 @@ impl Waits {
         let core = Arc::clone(&self.core);
         let (id, timeout) = (request.deployment_id.clone(), core.settings.ready_timeout);
         let parked = awakeable_id.clone();
-        bounded_run!(ctx, "watch-instances", move || park(core, parked, request, timeout)).await?;
+        let watching = bounded_run!(ctx, "watch-instances", move || async move {
+            Ok(Json(look_or_park(core, parked, request, timeout).await?))
+        });
+        if let Json(Some(verdict)) = watching.await? {
+            failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
+            return Ok(Json(verdict));
+        }
         let heard = restate_sdk::select! {
             verdict = decided => verdict,
             _ = ctx.sleep(timeout + TIMER_MARGIN) => {
@@ -150,18 +158,6 @@ impl Waits {
 }
 
 impl Waits {
-    fn acquire_request(&self, request: &SlotRequest, awakeable_id: String) -> AcquireRequest {
-        let settings = &self.core.settings;
-        AcquireRequest {
-            deployment_id: request.deployment_id.clone(),
-            awakeable_id,
-            production: request.production,
-            stream: request.stream.clone(),
-            limit: settings.build_concurrency,
-            lease_ms: millis(settings.build_time_limit + LEASE_MARGIN),
-        }
-    }
-
     /// Only a deployment that really waits pays for a record of it.
     async fn note_position(
         &self,
@@ -194,14 +190,15 @@ fn none_in_time(limit: Duration) -> StepFailure {
     StepFailure::new(ErrorCode::BuilderUnavailable, message)
 }
 
-/// Parks the wait in the database and starts to watch. Repeated after a crash
-/// it parks the same wait and keeps its deadline.
-async fn park(
+/// Looks for a moment. What is not decided by then is parked in the database
+/// and watched: repeated after a crash this parks the same wait, with its first
+/// deadline.
+async fn look_or_park(
     core: Arc<Core>,
     awakeable_id: String,
     request: ReadyRequest,
     timeout: Duration,
-) -> HandlerResult<()> {
+) -> HandlerResult<Option<ReadyVerdict>> {
     let id = request.deployment_id;
     let inputs = core.store.run_inputs(&id).await?;
     let wait = ReadinessWait {
@@ -211,14 +208,13 @@ async fn park(
         replicas: inputs.options.replicas,
         deadline: now_ms() + i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX / 2),
     };
-    core.store.open_readiness_wait(&wait).await?;
     let id = wait.deployment_id.clone();
-    core.readiness.watch(wait);
+    let verdict = core.readiness.decided_within(&wait, MOMENT.min(timeout)).await;
+    if verdict.is_none() {
+        core.store.open_readiness_wait(&wait).await?;
+        core.readiness.watch(wait);
+    }
     failpoint::reach(&id, Step::AwaitReady, Point::During).await;
-    failpoint::faulty(&id, "watch-instances", Ok(()))
+    failpoint::faulty(&id, "watch-instances", Ok(verdict))
         .map_err(|error| error.failure().to_string().into())
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -19,7 +19,7 @@ use crate::{
     model::{BuildContext, BuiltImage, DeploymentPlan, Source},
     ports::{BuildEvent, BuildSpec, Push},
     services::{
-        build_slots::{BuildSlotsClient, BuildStream, SlotHolder},
+        build_slots::{BuildSlotsClient, BuildStream, SlotClaim, SlotHolder},
         waits::{SlotRequest, SlotVerdict, WaitsClient},
     },
     status::DeploymentStatus,
@@ -31,6 +31,8 @@ use crate::{
 const EVENT_QUEUE: usize = 1024;
 /// Events written in one transaction.
 const EVENT_BATCH: usize = 256;
+/// From the end of the longest build until its slot is taken back.
+const LEASE_MARGIN: Duration = Duration::from_secs(300);
 /// Pushes retry for minutes: registries restart.
 pub(crate) const PUSH_LIMIT: Duration = Duration::from_secs(600);
 
@@ -51,6 +53,7 @@ pub(super) async fn image_of(
     push_image(steps, image).await
 }
 
+/// Most find a slot free; only who does not is sent to wait for one.
 async fn acquire_slot(
     steps: &Steps<'_, '_>,
     undos: &mut Undos,
@@ -58,23 +61,49 @@ async fn acquire_slot(
 ) -> Result<(), Stop> {
     undos.register(Step::AcquireSlot, plan);
     steps.begin(Step::AcquireSlot, Some(DeploymentStatus::Queued)).await?;
-    let request = SlotRequest {
-        workspace_id: plan.workspace_id.clone(),
+    let settings = &steps.core().settings;
+    let claim = SlotClaim {
         deployment_id: plan.deployment_id.clone(),
         production: plan.production,
-        stream: BuildStream::of(plan),
+        limit: settings.build_concurrency,
+        lease_ms: millis(settings.build_time_limit + LEASE_MARGIN),
     };
-    let acquired = steps.ctx().service_client::<WaitsClient>().slot(Json(request)).call().await;
-    match acquired {
-        Ok(Json(SlotVerdict::Granted(_))) => {}
-        Ok(Json(SlotVerdict::Superseded(by))) => return Err(Stop::Superseded(by)),
-        Ok(Json(SlotVerdict::Failed(failure))) => {
+    let acquired = try_slot(steps, plan, claim).await;
+    match acquired.map_err(|error| Stop::from_terminal(&error, Step::AcquireSlot))? {
+        SlotVerdict::Granted(_) => {}
+        SlotVerdict::Superseded(by) => return Err(Stop::Superseded(by)),
+        SlotVerdict::Failed(failure) => {
             return Err(Stop::Failed(failure.at(Step::AcquireSlot)));
         }
-        Err(error) => return Err(Stop::from_terminal(&error, Step::AcquireSlot)),
     }
     steps.end(Step::AcquireSlot).await;
     Ok(())
+}
+
+async fn try_slot(
+    steps: &Steps<'_, '_>,
+    plan: &DeploymentPlan,
+    claim: SlotClaim,
+) -> Result<SlotVerdict, TerminalError> {
+    let (id, workspace_id) = (steps.deployment_id(), plan.workspace_id.clone());
+    let slots = steps.ctx().object_client::<BuildSlotsClient>(workspace_id.as_str());
+    let trying = slots.try_acquire(Json(claim.clone())).call();
+    failpoint::reach(id, Step::AcquireSlot, Point::During).await;
+    let verdict = match trying.await? {
+        Json(Some(grant)) => SlotVerdict::Granted(grant),
+        Json(None) => {
+            let request = SlotRequest { workspace_id, claim, stream: BuildStream::of(plan) };
+            let waits = steps.ctx().service_client::<WaitsClient>();
+            waits.slot(Json(request)).call().await?.0
+        }
+    };
+    failpoint::reach(id, Step::AcquireSlot, Point::Done).await;
+    let verdict = failpoint::faulty(id, "grant-slot", Ok(verdict));
+    Ok(verdict.unwrap_or_else(|error| SlotVerdict::Failed(error.failure().clone())))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Only what identifies the context is journaled; its URL is signed where it

@@ -16,7 +16,7 @@ use crate::{
     error::{ErrorCode, StepError, StepFailure},
     ids::DeploymentId,
     model::Routed,
-    ports::{AttemptEnd, UnwindStart},
+    ports::{AttemptEnd, StepRun, UnwindStart},
     services::build_slots::{BuildSlotsClient, SlotHolder},
     status::DeploymentStatus,
     step::Step,
@@ -52,10 +52,17 @@ pub(super) async fn unwind(
         Stop::Superseded(by) => (DeploymentStatus::Superseded, superseded(&by)),
         Stop::Failed(failure) => (DeploymentStatus::Failed, failure),
     };
-    let cause = failure.clone();
+    let (cause, passed) = (failure.clone(), steps.take_passed());
     let Json(begun) = record(steps, "begin-unwind", move |core, id, owner| {
-        let cause = cause.clone();
-        Box::pin(async move { Ok(Json(core.store.begin_unwind(&id, &owner, &cause).await?)) })
+        let (cause, passed) = (cause.clone(), passed.clone());
+        Box::pin(async move {
+            for passed in passed {
+                let run =
+                    StepRun { deployment_id: id.clone(), owner: owner.clone(), step: passed.step };
+                core.store.step_ended(&run, &passed.end()).await?;
+            }
+            Ok(Json(core.store.begin_unwind(&id, &owner, &cause).await?))
+        })
     })
     .await?;
     match begun {
