@@ -252,6 +252,8 @@ impl Config {
             grace: self.recovery.grace.get(),
             queue_limit: self.build.queue_time_limit.get(),
             ready_limit: self.run.ready_timeout.get(),
+            keep_running: self.run.keep_running,
+            retire_after: self.run.retire_after.get(),
         }
     }
 

@@ -64,6 +64,21 @@ impl IngressClient {
         exchange(self.http.post(&url), &url).await.map(drop)
     }
 
+    /// The same for a handler with an input; the same key starts it once.
+    ///
+    /// # Errors
+    /// As [`IngressClient::send`].
+    pub async fn send_once<I: Serialize>(
+        &self,
+        target: &str,
+        idempotency_key: &str,
+        input: &I,
+    ) -> Result<(), RestateError> {
+        let url = format!("{}/{target}/send", self.url);
+        let request = self.http.post(&url).header("idempotency-key", idempotency_key).json(input);
+        exchange(request, &url).await.map(drop)
+    }
+
     /// Answers when the ingress does.
     ///
     /// # Errors

@@ -1,9 +1,11 @@
 //! The workflows of deployments, as the durable core asks for them.
 
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
 use async_trait::async_trait;
 use launchway_workflows::{
     ids::{DeploymentId, InvocationId},
-    ports::{Invocations, Restarted, RestateSilent, Workflow, WorkflowState},
+    ports::{Invocations, Restarted, RestateSilent, Retirable, Workflow, WorkflowState},
     step::Step,
 };
 use serde::Deserialize;
@@ -14,6 +16,9 @@ use super::{
     ingress::IngressClient,
     millis,
 };
+
+/// Between two attempts to have one deployment retired.
+const RETIRE_AGAIN: Duration = Duration::from_secs(60);
 
 const COLUMNS: &str = "SELECT i.id, i.target_service_key, i.target_handler_name, i.status, \
      i.last_failure, i.last_start_at, d.endpoint FROM sys_invocation i \
@@ -170,6 +175,16 @@ impl Invocations for Workflows {
             }
             Err(error) => Err(silent(error)),
         }
+    }
+
+    async fn retire(&self, candidate: &Retirable) -> Result<(), RestateSilent> {
+        let Retirable { deployment_id: id, generation } = candidate;
+        // What one has begun it goes on with; another is sent after a while, for
+        // it may have been killed.
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let key = format!("overdue-{generation}-{}", since.as_secs() / RETIRE_AGAIN.as_secs());
+        let target = format!("Retirement/{id}/retire");
+        self.ingress.send_once(&target, &key, candidate).await.map_err(silent)
     }
 
     async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent> {

@@ -12,7 +12,10 @@ use launchway_workflows::{
         self, AttemptEnd, BuildEvent, CancelRequest, EndedAttempt, Guarded, InFlight, LeftBehind,
         Passed, ReadinessWait, ReleaseStart, Retirable, RunInputs, StepEnd, StepRun, UnwindStart,
     },
-    services::{release::ReleaseRequest, routing::Swapped},
+    services::{
+        release::ReleaseRequest,
+        routing::{SwapRequest, Swapped},
+    },
     status::DeploymentStatus,
     step::Step,
 };
@@ -133,6 +136,14 @@ impl ports::Store for Store {
         self.start_retirement(candidate).await
     }
 
+    async fn retire_again(&self, id: &DeploymentId) -> Result<Guarded> {
+        self.restart_retirement(id).await
+    }
+
+    async fn overdue_retirements(&self, keep: u32, before: i64) -> Result<Vec<Retirable>> {
+        self.find_overdue(keep, before).await
+    }
+
     async fn finish_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
         self.end_retirement(id).await
     }
@@ -183,7 +194,7 @@ impl ports::Store for Store {
         self.start_release(request).await
     }
 
-    async fn swap_routes(&self, request: &ReleaseRequest) -> Result<Swapped> {
+    async fn swap_routes(&self, request: &SwapRequest) -> Result<Swapped> {
         self.swap(request).await
     }
 

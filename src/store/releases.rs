@@ -6,7 +6,7 @@ use launchway_workflows::{
     ports::{ReleaseStart, ReleaseTarget, StoreError},
     services::{
         release::{ReleaseKind, ReleaseRequest},
-        routing::Swapped,
+        routing::{SwapRequest, Swapped},
     },
     status::DeploymentStatus,
 };
@@ -24,6 +24,7 @@ struct Target {
     environment_id: String,
     sequence: i64,
     status: DeploymentStatus,
+    stops: i64,
     live: Option<DeploymentId>,
     pinned: Option<DeploymentId>,
 }
@@ -104,10 +105,16 @@ impl Store {
         let image = image(&mut tx, &request.target_deployment_id, &plan.source).await?;
         commit(tx).await?;
         let retired = target.status == DeploymentStatus::Retired;
-        Ok(ReleaseStart::Begun(Box::new(ReleaseTarget { plan, image, retired })))
+        Ok(ReleaseStart::Begun(Box::new(ReleaseTarget {
+            plan,
+            image,
+            retired,
+            stops: target.stops,
+        })))
     }
 
-    pub(super) async fn swap(&self, request: &ReleaseRequest) -> Result<Swapped> {
+    pub(super) async fn swap(&self, swap: &SwapRequest) -> Result<Swapped> {
+        let request = &swap.release;
         let mut tx = self.write().await?;
         let id = &request.target_deployment_id;
         let Some(target) = lock(&mut tx, id).await? else {
@@ -117,9 +124,10 @@ impl Store {
         // A swap whose answer was lost finds itself done.
         if target.live.as_ref() == Some(id) && target.pinned.as_ref() == pin {
             let domain = domain_of(&mut tx, &target).await?;
-            return Ok(Swapped::Done { domain, previous: None });
+            let previous = live_before(&mut tx, &target).await?;
+            return Ok(Swapped::Done { domain, previous });
         }
-        if target.status == DeploymentStatus::Retiring {
+        if target.status == DeploymentStatus::Retiring || target.stops != swap.stops {
             return Ok(Swapped::Again);
         }
         if let Some(reason) = target.refusal(request) {
@@ -139,7 +147,7 @@ impl Store {
 async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
     lock_environment(tx, id).await?;
     let row = sqlx::query(
-        "SELECT d.status, d.sequence, d.environment_id, e.live_deployment_id, e.pinned_deployment_id \
+        "SELECT d.status, d.stops, d.sequence, d.environment_id, e.live_deployment_id, e.pinned_deployment_id \
          FROM deployments d JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
     )
     .bind(id.as_str())
@@ -151,6 +159,7 @@ async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
         environment_id: get(&row, "environment_id")?,
         sequence: get(&row, "sequence")?,
         status: parse(&row, "status")?,
+        stops: get(&row, "stops")?,
         live: optional_id(&row, "live_deployment_id")?,
         pinned: optional_id(&row, "pinned_deployment_id")?,
     }))
@@ -171,6 +180,20 @@ async fn image(tx: &mut Tx, id: &DeploymentId, source: &Source) -> Result<String
             Err(StoreError(format!("deployment `{id}` has no image")))
         }
     }
+}
+
+/// What was live before that which is live now.
+async fn live_before(tx: &mut Tx, target: &Target) -> Result<Option<DeploymentId>> {
+    let row = sqlx::query(
+        "SELECT d.id FROM deployments d JOIN environments e ON e.id = d.environment_id \
+         WHERE e.id = $1 AND d.id <> e.live_deployment_id AND d.live_at IS NOT NULL \
+         ORDER BY d.live_at DESC LIMIT 1",
+    )
+    .bind(target.environment_id.as_str())
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(database)?;
+    row.map(|row| parse(&row, "id")).transpose()
 }
 
 async fn domain_of(tx: &mut Tx, target: &Target) -> Result<String> {

@@ -43,6 +43,40 @@ async fn every_deployment_goes_live_when_everything_is_killed() {
     survives("everything", &Process::APART, SLOWLY_READY).await;
 }
 
+/// On a real engine: real builds, containers, probes and uploads.
+mod on_docker {
+    use super::*;
+
+    async fn survives(label: &str, killed: &[Process]) {
+        let here = Installation::apart_on_docker(&SETTINGS, None).await;
+        survives_in(here, &format!("{label}, Docker"), killed).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "minutes of real builds: ./dev chaos"]
+    async fn every_deployment_goes_live_when_the_worker_is_killed() {
+        survives("worker", &[Process::Worker]).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "minutes of real builds: ./dev chaos"]
+    async fn every_deployment_goes_live_when_restate_is_killed() {
+        survives("restate-server", &[Process::Restate]).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "minutes of real builds: ./dev chaos"]
+    async fn every_deployment_goes_live_when_krane_is_killed() {
+        survives("krane", &[Process::Krane]).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    #[ignore = "minutes of real builds: ./dev chaos"]
+    async fn every_deployment_goes_live_when_everything_is_killed() {
+        survives("everything", &Process::APART).await;
+    }
+}
+
 /// A set of instances that krane had made half of is made whole, by whichever
 /// of the processes comes back.
 #[tokio::test(flavor = "multi_thread")]
@@ -63,7 +97,11 @@ async fn half_made_instances_are_completed_whoever_is_killed() {
 }
 
 async fn survives(label: &str, killed: &[Process], readiness: &[(&str, &str)]) {
-    let mut here = Installation::apart(&SETTINGS, readiness).await;
+    let here = Installation::apart(&SETTINGS, readiness).await;
+    survives_in(here, label, killed).await;
+}
+
+async fn survives_in(mut here: Installation, label: &str, killed: &[Process]) {
     let projects: Vec<_> = Step::ALL.iter().map(|step| format!("shop-{step}")).collect();
     for point in Point::ALL {
         let mut pauses = kill_at(&mut here, &projects, killed, point).await;
@@ -168,7 +206,7 @@ fn assert_tries(shown: &DeploymentView, parked: Step, point: Point, only_krane: 
 /// Every predecessor has been retired, whatever was killed meanwhile.
 async fn assert_only_the_latest_run(here: &Installation, projects: &[String]) {
     eventually("only the latest deployments run", async || {
-        (here.world.ids("instances").len() == projects.len()).then_some(())
+        (here.outside.deployed().len() == projects.len()).then_some(())
     })
     .await;
     assert_eq!(here.slot_holders().await, Vec::<String>::new(), "a slot is held");

@@ -7,18 +7,16 @@ use crate::support::{Installation, REPLICAS, eventually};
 
 /// How many run.
 pub fn instances(here: &Installation, id: &DeploymentId) -> u32 {
-    let set = here.world.get("instances", id.as_str()).unwrap_or_default();
-    set.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0)
+    here.outside.instances(id)
 }
 
 /// Live, and everything outside is there once.
 pub async fn assert_single_effects(here: &Installation, id: &DeploymentId) -> DeploymentView {
     let shown = here.view(id).await;
     assert_eq!(shown.status, DeploymentStatus::Live, "{shown:#?}");
-    let build = shown.build_id.as_str();
-    assert_eq!(here.world.count("image", build), 1, "one image: {shown:#?}");
-    assert_eq!(here.world.count("two-builds-at-once", build), 0, "{shown:#?}");
-    assert_eq!(here.world.get("builds", build), None, "a build still runs: {shown:#?}");
+    assert_eq!(here.outside.images(&shown), 1, "one image: {shown:#?}");
+    assert_eq!(here.outside.built_twice_at_once(), None, "{shown:#?}");
+    assert!(!here.outside.builds(&shown), "a build still runs: {shown:#?}");
     assert_eq!(instances(here, id), REPLICAS, "one set of instances: {shown:#?}");
     let routed = shown.routed.as_ref().expect("routed");
     let routes = here.store.route_rows().await.unwrap();
@@ -35,7 +33,7 @@ pub async fn assert_single_effects(here: &Installation, id: &DeploymentId) -> De
 pub async fn assert_clean_slate(here: &Installation, id: &DeploymentId, before: &DeploymentId) {
     let shown = here.view(id).await;
     assert_eq!(instances(here, id), 0, "instances: {shown:#?}");
-    assert_eq!(here.world.get("builds", shown.build_id.as_str()), None, "a build: {shown:#?}");
+    assert!(!here.outside.builds(&shown), "a build: {shown:#?}");
     eventually(&format!("the workflow of {id} ends"), async || {
         here.unfinished(id).await?.is_empty().then_some(())
     })

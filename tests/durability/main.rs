@@ -14,6 +14,7 @@ mod instant {
 }
 mod operator;
 mod outage;
+mod outside;
 mod releases;
 mod retries;
 mod stalls;

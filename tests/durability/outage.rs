@@ -100,11 +100,10 @@ async fn every_deployment_goes_live_when_any_process_is_killed_at_any_time() {
         assert_single_effects(&here, id).await;
     }
     here.assert_nothing_ran_twice_at_once();
-    let doubled = here.world.events().into_iter().find(|event| event.what == "two-builds-at-once");
-    assert_eq!(doubled, None);
+    assert_eq!(here.outside.built_twice_at_once(), None);
     assert_eq!(here.slot_holders().await, Vec::<String>::new());
     eventually("only the latest deployments run", async || {
-        (here.world.ids("instances").len() == latest.len()).then_some(())
+        (here.outside.deployed().len() == latest.len()).then_some(())
     })
     .await;
 }

@@ -36,6 +36,50 @@ async fn stopped(here: &Installation, id: &DeploymentId) {
     .await;
 }
 
+/// Its workflow was ended by force between the commit and what follows it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_workflow_has_not_retired_is_retired() {
+    let settings = [&SETTINGS[..], &["recovery.every=200ms", "recovery.grace=1s"]].concat();
+    let here = Installation::together(&settings, &[]).await;
+    let first = here.deploy("shop").await;
+    here.arm("assign-domains", "journaled");
+    let second = here.submit("shop").await;
+    here.parked("assign-domains", "journaled").await;
+    for workflow in here.unfinished(&second).await.unwrap() {
+        here.end_invocation(&workflow, "kill").await;
+    }
+    here.release("assign-domains", "journaled");
+    here.wait(&first, DeploymentStatus::Retired).await;
+    stopped(&here, &first).await;
+    assert_single_effects(&here, &second).await;
+}
+
+/// The swap of a rollback that was cancelled comes when its target has been
+/// stopped again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_swap_that_comes_after_its_cancelled_rollback_moves_nothing() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    let (first, second) = two_deployments(&here).await;
+    here.arm("swap-routes", "run");
+    let request = json!({ "kind": "rollback", "target_deployment_id": first });
+    here.send("Release/given-up/run", &request).await;
+    here.run_parked("swap-routes", "run").await;
+    let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'Release'";
+    for row in here.query(sql).await.unwrap() {
+        here.end_invocation(row["id"].as_str().unwrap(), "cancel").await;
+    }
+    stopped(&here, &first).await;
+    here.wait(&first, DeploymentStatus::Retired).await;
+    here.release("swap-routes", "run");
+    eventually("everything has ended", async || {
+        let sql = "SELECT id FROM sys_invocation WHERE status NOT IN ('completed', 'scheduled')";
+        here.query(sql).await?.is_empty().then_some(())
+    })
+    .await;
+    assert_eq!(here.view(&first).await.status, DeploymentStatus::Retired);
+    assert_single_effects(&here, &second).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rollback_that_fails_stops_what_it_had_started() {
     let here = Installation::together(&SETTINGS, &FEW_TRIES).await;

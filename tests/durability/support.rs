@@ -11,7 +11,7 @@ use std::{
 
 use launchway::{
     restate::{admin::AdminClient, identity, ingress::IngressClient, server},
-    storage::{EmbeddedS3, EmbeddedSettings},
+    storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
     store::{DeploymentView, Store},
 };
 use launchway_workflows::{
@@ -21,8 +21,13 @@ use launchway_workflows::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::instant::world::{self, World};
+use crate::{
+    instant::world::{self, World},
+    outside::{self, Engine, Outside},
+};
 
+/// Both halves of the object store's credentials.
+const KEY: &str = "instant";
 /// Longest wait for anything that happens by itself.
 const PATIENCE: Duration = Duration::from_secs(45);
 /// A wait that is worth a line, for whoever looks into a slow run.
@@ -78,7 +83,7 @@ pub struct Installation {
     settings: Vec<String>,
     environment: Vec<(String, String)>,
     running: HashMap<Process, Child>,
-    pub world: World,
+    pub outside: Outside,
     pub store: Store,
     pub admin: AdminClient,
     pub ingress: IngressClient,
@@ -120,17 +125,27 @@ impl Installation {
 
     /// Every part in a process of its own; the object store is the test's.
     pub async fn apart(settings: &[&str], environment: &[(&str, &str)]) -> Self {
-        let mut this = Self::prepare(settings, environment).await;
-        this.serve_objects().await;
+        Self::prepare(settings, environment).await.start_apart().await
+    }
+
+    /// The same on a Docker engine, `host` as in `DOCKER_HOST`.
+    pub async fn apart_on_docker(settings: &[&str], host: Option<&str>) -> Self {
+        let mut this = Self::prepare(settings, &[]).await;
+        this.outside = Outside::Docker(Engine::new(&this.data(), host));
+        this.start_apart().await
+    }
+
+    async fn start_apart(mut self) -> Self {
+        self.serve_objects().await;
         for process in Process::APART {
-            this.start(process).await;
+            self.start(process).await;
         }
         eventually("Restate knows the worker", async || {
             let sql = "SELECT name FROM sys_service WHERE name = 'Deployments'";
-            (!this.query(sql).await?.is_empty()).then_some(())
+            (!self.query(sql).await?.is_empty()).then_some(())
         })
         .await;
-        this
+        self
     }
 
     async fn prepare(settings: &[&str], environment: &[(&str, &str)]) -> Self {
@@ -145,7 +160,7 @@ impl Installation {
         store.ensure_workspace(&WorkspaceId::local()).await.unwrap();
         let admin = AdminClient::new(&url("restate.admin_bind"));
         Self {
-            world: World::at(&dir.path().join("world")).unwrap(),
+            outside: Outside::Instant(World::at(&dir.path().join("world")).unwrap()),
             store,
             admin,
             ingress: IngressClient::new(&url("restate.ingress_bind")),
@@ -177,17 +192,31 @@ impl Installation {
         let secrets = self.data().join("secrets");
         fs::create_dir_all(&secrets).unwrap();
         for name in ["s3-access-key", "s3-secret-key"] {
-            fs::write(secrets.join(name), "instant").unwrap();
+            fs::write(secrets.join(name), KEY).unwrap();
         }
         let settings = EmbeddedSettings {
             bind: self.address("storage.bind"),
             dir: self.dir.path().join("objects"),
-            access_key_id: "instant".to_owned(),
-            secret_access_key: "instant".to_owned(),
-            max_object_bytes: 1 << 20,
+            access_key_id: KEY.to_owned(),
+            secret_access_key: KEY.to_owned(),
+            max_object_bytes: 16 << 20,
         };
         let objects = EmbeddedS3::bind(&settings).await.unwrap();
         tokio::spawn(objects.serve(std::future::pending()));
+    }
+
+    fn objects(&self) -> S3Storage {
+        let url = format!("http://{}", self.address("storage.bind"));
+        S3Storage::new(StorageSettings {
+            uploader_url: url.clone(),
+            builder_url: url.clone(),
+            url,
+            bucket: "launchway".to_owned(),
+            region: "local".to_owned(),
+            access_key_id: KEY.to_owned(),
+            secret_access_key: KEY.to_owned(),
+            upload_url_lifetime: PATIENCE,
+        })
     }
 
     /// Starts processes at once, as after a power cut: each must wait for what
@@ -262,7 +291,14 @@ impl Installation {
     }
 
     fn own_command(&self, verb: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_launchway-instant"));
+        let binary = match &self.outside {
+            Outside::Instant(_) => env!("CARGO_BIN_EXE_launchway-instant"),
+            Outside::Docker(_) => env!("CARGO_BIN_EXE_launchway"),
+        };
+        let mut command = Command::new(binary);
+        if let Outside::Docker(engine) = &self.outside {
+            command.envs(engine.host().map(|host| ("DOCKER_HOST", host)));
+        }
         command.args(verb).arg("--data-dir").arg(self.data());
         for (setting, address) in SETTINGS.iter().zip(&self.ports) {
             command.arg("--set").arg(format!("{setting}={address}"));
@@ -299,12 +335,20 @@ impl Installation {
     /// with a key may.
     pub fn submission(&self, project: &str) -> impl Future<Output = DeploymentId> + 'static {
         let (store, ingress) = (self.store.clone(), self.ingress.clone());
+        let upload = match &self.outside {
+            Outside::Instant(_) => None,
+            Outside::Docker(engine) => Some((self.objects(), engine.watch())),
+        };
         let key = format!("{project}-{}", uuid::Uuid::new_v4());
         let project = project.to_owned();
         async move {
             let project = store.ensure_project(&WorkspaceId::local(), &project).await;
             let project = project.unwrap().unwrap();
             let context = format!("contexts/{project}/{key}.tar.gz");
+            if let Some((objects, _)) = &upload {
+                objects.ensure_bucket().await.unwrap();
+                objects.put(&context, outside::context(&key).into()).await.unwrap();
+            }
             let body = json!({
                 "project_id": project,
                 "build_context": { "build_context_path": context },
@@ -318,6 +362,9 @@ impl Installation {
                 let id =
                     answer.ok().and_then(|answer| answer["deployment_id"].as_str()?.parse().ok());
                 if let Some(id) = id {
+                    if let Some((_, builds)) = &upload {
+                        builds.note(&id, &key);
+                    }
                     return id;
                 }
                 assert!(begun.elapsed() < PATIENCE, "no submission is answered");
@@ -382,6 +429,9 @@ impl Drop for Installation {
         for child in self.running.values_mut() {
             let _ = child.kill();
             let _ = child.wait();
+        }
+        if let Outside::Docker(engine) = &self.outside {
+            engine.clear();
         }
     }
 }

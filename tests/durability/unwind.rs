@@ -45,9 +45,8 @@ fn faults() -> Vec<Fault> {
     };
     let called = [
         ("grant-slot", "fail", Some((Step::AcquireSlot, FOR_GOOD))),
-        // What a called service could not do has no code of its own.
-        ("watch-instances", "exhaust", Some((Step::AwaitReady, ErrorCode::Internal))),
-        ("commit-routes", "exhaust", Some((Step::AssignDomains, ErrorCode::Internal))),
+        ("watch-instances", "exhaust", Some((Step::AwaitReady, IN_VAIN))),
+        ("commit-routes", "exhaust", Some((Step::AssignDomains, IN_VAIN))),
         // The commit took place, though nobody was told: it stands.
         ("committed-routes", "exhaust", None),
     ];

@@ -23,7 +23,10 @@ use crate::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, Instance, NewDeployment, Routed,
         RunOptions, Submission,
     },
-    services::{release::ReleaseRequest, routing::Swapped},
+    services::{
+        release::ReleaseRequest,
+        routing::{SwapRequest, Swapped},
+    },
     status::DeploymentStatus,
     step::Step,
 };
@@ -237,6 +240,19 @@ pub trait Store: Send + Sync + 'static {
     /// wanted again since the candidate was chosen.
     async fn begin_retirement(&self, candidate: &Retirable) -> Result<Guarded, StoreError>;
 
+    /// Starts to stop what a release has started for nothing (compare-and-set
+    /// `retired → retiring`), unless it has become live meanwhile.
+    async fn retire_again(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
+
+    /// Retirements that should have taken place by now: whoever was to send
+    /// them was killed. `keep` as in [`Store::retirement_candidates`]; `before`
+    /// in milliseconds since the epoch, of when they lost their domains.
+    async fn overdue_retirements(
+        &self,
+        keep: u32,
+        before: i64,
+    ) -> Result<Vec<Retirable>, StoreError>;
+
     /// Ends it (`retiring → retired`).
     async fn finish_retirement(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
 
@@ -295,9 +311,10 @@ pub trait Store: Send + Sync + 'static {
     /// retirement that was scheduled for it.
     async fn begin_release(&self, request: &ReleaseRequest) -> Result<ReleaseStart, StoreError>;
 
-    /// Moves domains, live pointer, pin and statuses in one transaction.
+    /// Moves domains, live pointer, pin and statuses in one transaction, unless
+    /// the target's instances were stopped since they were made ready.
     /// Repeating it returns the same.
-    async fn swap_routes(&self, request: &ReleaseRequest) -> Result<Swapped, StoreError>;
+    async fn swap_routes(&self, request: &SwapRequest) -> Result<Swapped, StoreError>;
 
     /// Namespace (environment id) and service name a deployment runs under.
     async fn run_target(&self, id: &DeploymentId) -> Result<Option<String>, StoreError>;
@@ -389,6 +406,8 @@ pub struct ReleaseTarget {
     pub image: String,
     /// Its instances are stopped.
     pub retired: bool,
+    /// How often they have been stopped so far.
+    pub stops: i64,
 }
 
 /// A deployment that may retire.
@@ -631,6 +650,9 @@ pub trait Invocations: Send + Sync + 'static {
     /// is before it is kept and not executed. Repeating it finds the one that
     /// was started.
     async fn restart(&self, ended: &InvocationId, from: Step) -> Result<Restarted, RestateSilent>;
+
+    /// Starts `Retirement/retire`.
+    async fn retire(&self, candidate: &Retirable) -> Result<(), RestateSilent>;
 
     /// Starts `Deployment/unwind`.
     async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent>;

@@ -1,8 +1,8 @@
 //! Random interleavings of everything that moves a deployment or its domains,
 //! kills included. After every event each domain has exactly one target, which
-//! was ready once, and no ended deployment has changed by itself.
+//! was ready once and whose instances nobody has stopped, and no ended deployment has changed by itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use launchway_workflows::{
     domains::claims,
@@ -10,7 +10,10 @@ use launchway_workflows::{
     error::{ErrorCode, StepFailure},
     model::DeploymentPlan,
     ports::{AttemptEnd, CancelRequest, Guarded, ReleaseStart, StepRun, Store as _, UnwindStart},
-    services::release::{ReleaseKind, ReleaseRequest},
+    services::{
+        release::{ReleaseKind, ReleaseRequest},
+        routing::SwapRequest,
+    },
     status::DeploymentStatus as S,
     step::Step,
 };
@@ -54,6 +57,8 @@ struct World<'a> {
     /// Owners that were killed or have lost the row: they may write no more.
     ghosts: Vec<(DeploymentId, InvocationId, DeploymentPlan)>,
     ended: HashMap<DeploymentId, S>,
+    /// Whose instances are gone.
+    stopped: HashSet<DeploymentId>,
     moved: u32,
 }
 
@@ -74,6 +79,7 @@ impl<'a> World<'a> {
             workflows: HashMap::new(),
             ghosts: Vec::new(),
             ended: HashMap::new(),
+            stopped: HashSet::new(),
             moved: 0,
         }
     }
@@ -205,12 +211,19 @@ impl<'a> World<'a> {
         let Some((id, _)) = all.choose(&mut self.random) else { return "nothing to release" };
         let request =
             ReleaseRequest { kind, target_deployment_id: id.clone(), source_deployment_id: None };
-        if let Ok(ReleaseStart::Begun(_)) = self.store.begin_release(&request).await {
+        if let Ok(ReleaseStart::Begun(target)) = self.store.begin_release(&request).await {
             // Something may have come between the check and the swap.
             if self.random.random_bool(0.3) {
                 self.retire().await;
             }
-            self.store.swap_routes(&request).await.unwrap();
+            self.stopped.remove(id);
+            let swap = SwapRequest { release: request, stops: target.stops };
+            // Given up and stopped again, while its swap is on its way.
+            if target.retired && self.random.random_bool(0.3) {
+                assert_eq!(self.store.retire_again(id).await.unwrap(), Guarded::Applied);
+                self.stop(id).await;
+            }
+            self.store.swap_routes(&swap).await.unwrap();
             self.moved += 1;
         }
         "release"
@@ -224,10 +237,15 @@ impl<'a> World<'a> {
         for candidate in self.store.retirement_candidates(live, 0).await.unwrap() {
             let begun = self.store.begin_retirement(&candidate).await.unwrap();
             if begun == Guarded::Applied && self.random.random_bool(0.7) {
-                self.store.finish_retirement(&candidate.deployment_id).await.unwrap();
+                self.stop(&candidate.deployment_id).await;
             }
         }
         "retire"
+    }
+
+    async fn stop(&mut self, id: &DeploymentId) {
+        self.stopped.insert(id.clone());
+        self.store.finish_retirement(id).await.unwrap();
     }
 
     /// A workflow that has lost its row goes on as if nothing had happened.
@@ -285,6 +303,7 @@ impl<'a> World<'a> {
                 let live: Option<String> = row.get("live_deployment_id");
                 assert_eq!(live.as_deref(), Some(target.as_str()), "{when}: {name}");
                 assert_eq!(*status, S::Live, "{when}: {name}");
+                assert!(!self.stopped.contains(&target), "{when}: {name}: {target} was stopped");
             }
         }
         self.check_live(when).await;

@@ -6,14 +6,15 @@ use launchway_workflows::{
     ports::{CancelRequest, Guarded, ReleaseStart, StepRun, Store as _},
     services::{
         release::{ReleaseKind, ReleaseRequest},
-        routing::Swapped,
+        routing::{SwapRequest, Swapped},
     },
     status::DeploymentStatus,
     step::Step,
 };
 
 use super::{
-    DeploymentId, Store, WorkspaceId, create, invocation, live, on_both_databases, status,
+    DeploymentId, NewDeployment, Store, WorkspaceId, claims, create, invocation, live,
+    on_both_databases, routing, status, submission,
 };
 use crate::store::suite::attempts::failed;
 use launchway_workflows::error::ErrorCode;
@@ -23,6 +24,7 @@ on_both_databases!(
     a_refused_retry_leaves_everything_as_it_was,
     rollback_moves_and_pins_in_one_go,
     a_target_that_retires_meanwhile_is_tried_again,
+    a_retirement_is_overdue_when_its_time_has_passed_and_nothing_keeps_it,
     only_what_was_healthy_can_be_live_again,
     what_has_moved_on_is_not_marked_as_stalled,
 );
@@ -85,6 +87,16 @@ fn release(kind: ReleaseKind, target: &DeploymentId) -> ReleaseRequest {
     ReleaseRequest { kind, target_deployment_id: target.clone(), source_deployment_id: None }
 }
 
+/// Begins the release, and what its swap asks for then.
+async fn begun(store: &Store, release: &ReleaseRequest) -> SwapRequest {
+    match store.begin_release(release).await.unwrap() {
+        ReleaseStart::Begun(target) => {
+            SwapRequest { release: release.clone(), stops: target.stops }
+        }
+        ReleaseStart::Refused(reason) => panic!("{reason}"),
+    }
+}
+
 fn done(swapped: Swapped) -> (String, Option<DeploymentId>) {
     match swapped {
         Swapped::Done { domain, previous } => (domain, previous),
@@ -96,17 +108,16 @@ async fn rollback_moves_and_pins_in_one_go(store: &Store) {
     let (first, _) = live(store, "one").await;
     let (second, routed) = live(store, "two").await;
     let (first, second) = (first.deployment_id, second.deployment_id);
-    let request = release(ReleaseKind::Rollback, &first);
-    assert!(matches!(store.begin_release(&request).await.unwrap(), ReleaseStart::Begun(_)));
-    let (domain, previous) = done(store.swap_routes(&request).await.unwrap());
-    assert_eq!((domain, previous), (routed.primary, Some(second.clone())));
+    let swap = begun(store, &release(ReleaseKind::Rollback, &first)).await;
+    let moved = done(store.swap_routes(&swap).await.unwrap());
+    assert_eq!(moved, (routed.primary, Some(second.clone())));
     // Its answer was lost: the same again.
-    done(store.swap_routes(&request).await.unwrap());
+    assert_eq!(done(store.swap_routes(&swap).await.unwrap()), moved);
     assert_eq!(status(store, &first).await, DeploymentStatus::Live);
     assert_eq!(status(store, &second).await, DeploymentStatus::Ready);
     let (third, routed) = live(store, "three").await;
     assert_eq!(routed.status, DeploymentStatus::Ready, "{routed:?}");
-    let promote = release(ReleaseKind::Promote, &third.deployment_id);
+    let promote = begun(store, &release(ReleaseKind::Promote, &third.deployment_id)).await;
     done(store.swap_routes(&promote).await.unwrap());
     assert_eq!(live(store, "four").await.1.status, DeploymentStatus::Live);
 }
@@ -118,19 +129,56 @@ async fn a_target_that_retires_meanwhile_is_tried_again(store: &Store) {
     let request = release(ReleaseKind::Rollback, &first.deployment_id);
     // The retirement that began first is waited for; one that was only
     // scheduled is called off.
-    assert!(matches!(store.begin_release(&request).await.unwrap(), ReleaseStart::Begun(_)));
+    let early = begun(store, &request).await;
     assert_eq!(store.begin_retirement(&candidates[0]).await.unwrap(), Guarded::Lost);
     let candidates = store.retirement_candidates(&second.deployment_id, 0).await.unwrap();
     assert_eq!(store.begin_retirement(&candidates[0]).await.unwrap(), Guarded::Applied);
     assert!(store.begin_release(&request).await.is_err(), "it must be asked again");
-    assert_eq!(store.swap_routes(&request).await.unwrap(), Swapped::Again);
+    assert_eq!(store.swap_routes(&early).await.unwrap(), Swapped::Again);
     store.finish_retirement(&first.deployment_id).await.unwrap();
-    match store.begin_release(&request).await.unwrap() {
-        ReleaseStart::Begun(target) => assert!(target.retired),
-        ReleaseStart::Refused(reason) => panic!("{reason}"),
-    }
-    done(store.swap_routes(&request).await.unwrap());
+    // What it had made ready is gone, though nothing retires any more.
+    assert_eq!(store.swap_routes(&early).await.unwrap(), Swapped::Again);
+    let again = begun(store, &request).await;
+    // Given up, and stopped again: a swap that comes late moves nothing.
+    assert_eq!(store.retire_again(&first.deployment_id).await.unwrap(), Guarded::Applied);
+    assert_eq!(store.swap_routes(&again).await.unwrap(), Swapped::Again);
+    store.finish_retirement(&first.deployment_id).await.unwrap();
+    store.finish_retirement(&first.deployment_id).await.unwrap();
+    assert_eq!(store.swap_routes(&again).await.unwrap(), Swapped::Again);
+    done(store.swap_routes(&begun(store, &request).await).await.unwrap());
+    assert_eq!(store.retire_again(&first.deployment_id).await.unwrap(), Guarded::Lost);
     assert_eq!(status(store, &first.deployment_id).await, DeploymentStatus::Live);
+}
+
+/// Nobody has sent the retirement, or whoever ran it was killed.
+async fn a_retirement_is_overdue_when_its_time_has_passed_and_nothing_keeps_it(store: &Store) {
+    let (first, _) = live(store, "one").await;
+    let (second, _) = live(store, "two").await;
+    let (third, _) = live(store, "three").await;
+    let overdue = async |keep, before| -> Vec<DeploymentId> {
+        let found = store.overdue_retirements(keep, before).await.unwrap();
+        found.into_iter().map(|found| found.deployment_id).collect()
+    };
+    let (first, second) = (first.deployment_id, second.deployment_id);
+    assert_eq!(overdue(0, i64::MAX).await, [second.clone(), first.clone()]);
+    assert_eq!(overdue(1, i64::MAX).await, std::slice::from_ref(&first));
+    assert!(overdue(0, 0).await.is_empty(), "they have just lost their domains");
+    let candidates = store.retirement_candidates(&third.deployment_id, 1).await.unwrap();
+    store.begin_retirement(&candidates[0]).await.unwrap();
+    assert_eq!(
+        overdue(1, i64::MAX).await,
+        std::slice::from_ref(&first),
+        "it has begun and not ended"
+    );
+    store.finish_retirement(&first).await.unwrap();
+    assert!(overdue(1, i64::MAX).await.is_empty());
+    let feature = NewDeployment { branch: "feature".to_owned(), ..submission("four") };
+    let (feature, owner) = routing(store, feature).await;
+    let wanted = claims(&feature, "localhost");
+    store.commit_routes(&feature.deployment_id, &owner, &wanted).await.unwrap().unwrap();
+    live(store, "five").await;
+    let late = overdue(0, i64::MAX).await;
+    assert_eq!(late, [third.deployment_id, second], "its branch's domain keeps the feature");
 }
 
 async fn only_what_was_healthy_can_be_live_again(store: &Store) {

@@ -27,6 +27,10 @@ pub struct RecoverySettings {
     pub queue_limit: Duration,
     /// Longest wait for readiness.
     pub ready_limit: Duration,
+    /// Deployments of an environment that go on running without its domains.
+    pub keep_running: u32,
+    /// From the loss of the domains until retirement.
+    pub retire_after: Duration,
 }
 
 /// See the module. Several of them do no harm: everything they do is guarded.
@@ -105,6 +109,19 @@ impl Reconciler {
         }
         for (id, workflows) in by_deployment {
             self.end_leftovers(id, &workflows, now).await?;
+        }
+        self.send_overdue_retirements(now).await
+    }
+
+    /// Retirement is sent after the commit: a workflow that was killed in
+    /// between has left its predecessors running.
+    async fn send_overdue_retirements(&self, now: i64) -> Result<(), LookError> {
+        let patience = self.settings.retire_after + self.settings.grace;
+        let before = now - millis(patience);
+        let keep = self.settings.keep_running;
+        for overdue in self.store.overdue_retirements(keep, before).await? {
+            tracing::warn!(deployment = %overdue.deployment_id, "nobody has retired it; doing so");
+            self.invocations.retire(&overdue).await?;
         }
         Ok(())
     }
@@ -252,6 +269,8 @@ mod tests {
             grace: Duration::from_secs(15),
             queue_limit: Duration::from_secs(3600),
             ready_limit: Duration::from_secs(60),
+            keep_running: 1,
+            retire_after: Duration::from_secs(30),
         }
     }
 

@@ -156,6 +156,15 @@ impl fmt::Display for Retryable {
 
 impl std::error::Error for Retryable {}
 
+/// What a run of a called service fails with, so that its caller can read the
+/// failure back.
+pub(crate) fn handler_error(error: StepError) -> HandlerError {
+    match error {
+        StepError::Transient(failure) => Retryable(failure).into(),
+        StepError::Permanent(failure) => TerminalError::new(Retryable(failure).to_string()).into(),
+    }
+}
+
 /// The failure behind a terminal error of a run whose tries are used up.
 pub(crate) fn exhausted(message: &str) -> StepFailure {
     let json = message.find('{').map(|start| &message[start..]);

@@ -72,7 +72,7 @@ pub fn bind(endpoint: Builder, core: &Arc<Core>) -> Builder {
         .bind(with(build_slots::BuildSlots, internal()))
         .bind(with(routing::Routing::new(core()), internal()))
         .bind(with(release::Release::new(core()), options()))
-        .bind(with(retirement::Retirement::new(core()), internal()))
+        .bind(with(retirement::Retirement::new(core()), options()))
 }
 
 fn with(service: impl IntoServiceDefinition, options: ServiceOptions) -> ServiceDefinition {

@@ -17,8 +17,7 @@ use crate::{
     engine::{core::Core, readiness::ReadyVerdict, run::bounded_run},
     error::{StepError, StepFailure},
     ids::DeploymentId,
-    ports::{ReleaseStart, ReleaseTarget, Retirable, RunSpec},
-    status::DeploymentStatus,
+    ports::{Guarded, ReleaseStart, ReleaseTarget, Retirable, RunSpec},
 };
 
 /// A target that retires between its check and the swap is started again;
@@ -146,7 +145,7 @@ impl Release {
         target: &ReleaseTarget,
     ) -> Result<Swapped, NotMoved> {
         self.ensure_ready(ctx, target).await?;
-        let swap = SwapRequest { release: request.clone() };
+        let swap = SwapRequest { release: request.clone(), stops: target.stops };
         let routing = ctx.object_client::<RoutingClient>(target.plan.environment_id.as_str());
         Ok(routing.swap(Json(swap)).call().await?.0)
     }
@@ -207,13 +206,16 @@ impl Release {
         }
         let (core, plan) = (Arc::clone(&self.core), target.plan.clone());
         bounded_run!(ctx, "undo-start-instances", move || async move {
-            let now = core.store.settled_since(&plan.deployment_id).await?;
-            if !matches!(now, Some((DeploymentStatus::Retired, _))) {
+            let id = &plan.deployment_id;
+            // From here on no swap can make it live while its instances go.
+            if core.store.retire_again(id).await? == Guarded::Lost {
                 return Ok(());
             }
             let namespace = plan.environment_id.to_string();
-            let deleted = core.runtime.delete(&namespace, &plan.deployment_id).await;
-            deleted.map_err(|error| HandlerError::from(error.failure().to_string()))
+            let deleted = core.runtime.delete(&namespace, id).await;
+            deleted.map_err(|error| HandlerError::from(error.failure().to_string()))?;
+            core.store.finish_retirement(id).await?;
+            Ok(())
         })
         .await
     }

@@ -13,11 +13,12 @@ use crate::{
         core::Core,
         failpoint::{self, Point},
         run::bounded_run,
+        steps::handler_error,
     },
-    error::{ErrorCode, StepFailure},
+    error::{ErrorCode, StepError, StepFailure},
     ids::DeploymentId,
     model::{DomainClaim, Routed},
-    ports::{StepEnd, StepRun, StoreError},
+    ports::{StepEnd, StepRun},
     step::Step,
 };
 
@@ -45,6 +46,9 @@ pub enum Assigned {
 pub struct SwapRequest {
     /// From and to.
     pub release: ReleaseRequest,
+    /// How often the target's instances had been stopped when they were made
+    /// ready.
+    pub stops: i64,
 }
 
 /// Output of `swap`.
@@ -87,7 +91,7 @@ impl Routing {
     ) -> HandlerResult<Json<Assigned>> {
         let core = Arc::clone(&self.core);
         let assigned = bounded_run!(ctx, "commit-routes", move || async move {
-            Ok(Json(commit(&core, request.0).await?))
+            commit(&core, request.0).await.map(Json).map_err(handler_error)
         });
         Ok(assigned.await?)
     }
@@ -102,7 +106,7 @@ impl Routing {
     ) -> HandlerResult<Json<Swapped>> {
         let core = Arc::clone(&self.core);
         let swapped = bounded_run!(ctx, "swap-routes", move || async move {
-            let swapped = core.store.swap_routes(&request.0.release).await?;
+            let swapped = core.store.swap_routes(&request.0).await?;
             core.announcer.announce().await;
             Ok(Json(swapped))
         });
@@ -110,11 +114,11 @@ impl Routing {
     }
 }
 
-async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StoreError> {
+async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StepError> {
     let id = request.deployment_id;
     let Some(owner) = core.store.owner_of(&id).await? else { return Ok(refused(&id)) };
     let run = StepRun { deployment_id: id.clone(), owner, step: Step::AssignDomains };
-    injected(&id, "commit-routes")?;
+    failpoint::faulty(&id, "commit-routes", Ok(()))?;
     let committing = core.store.commit_routes(&id, &run.owner, &request.claims);
     let committed = failpoint::during(&id, Step::AssignDomains, committing).await?;
     let Some(routed) = committed else {
@@ -125,15 +129,11 @@ async fn commit(core: &Core, request: AssignRequest) -> Result<Assigned, StoreEr
         return Ok(refused);
     };
     failpoint::reach(&id, Step::AssignDomains, Point::Done).await;
-    injected(&id, "committed-routes")?;
+    failpoint::faulty(&id, "committed-routes", Ok(()))?;
     // The routes are committed; gateways that are away catch up by themselves.
     core.announcer.announce().await;
     tracing::info!(deployment = %id, status = %routed.status, domain = %routed.primary, "domains assigned");
     Ok(Assigned::Routed(routed))
-}
-
-fn injected(id: &DeploymentId, name: &str) -> Result<(), StoreError> {
-    failpoint::faulty(id, name, Ok(())).map_err(|error| StoreError(error.failure().to_string()))
 }
 
 fn refused(id: &DeploymentId) -> Assigned {

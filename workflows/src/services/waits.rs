@@ -18,8 +18,9 @@ use crate::{
         failpoint::{self, Point},
         readiness::{ReadyVerdict, now_ms},
         run::bounded_run,
+        steps::handler_error,
     },
-    error::{ErrorCode, StepFailure},
+    error::{ErrorCode, StepError, StepFailure},
     ids::{DeploymentId, WorkspaceId},
     ports::ReadinessWait,
     step::Step,
@@ -134,7 +135,8 @@ impl Waits {
         let (id, timeout) = (request.deployment_id.clone(), core.settings.ready_timeout);
         let parked = awakeable_id.clone();
         let watching = bounded_run!(ctx, "watch-instances", move || async move {
-            Ok(Json(look_or_park(core, parked, request, timeout).await?))
+            let looked = look_or_park(core, parked, request, timeout).await;
+            looked.map(Json).map_err(handler_error)
         });
         if let Json(Some(verdict)) = watching.await? {
             failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
@@ -198,7 +200,7 @@ async fn look_or_park(
     awakeable_id: String,
     request: ReadyRequest,
     timeout: Duration,
-) -> HandlerResult<Option<ReadyVerdict>> {
+) -> Result<Option<ReadyVerdict>, StepError> {
     let id = request.deployment_id;
     let inputs = core.store.run_inputs(&id).await?;
     let wait = ReadinessWait {
@@ -216,5 +218,4 @@ async fn look_or_park(
     }
     failpoint::reach(&id, Step::AwaitReady, Point::During).await;
     failpoint::faulty(&id, "watch-instances", Ok(verdict))
-        .map_err(|error| error.failure().to_string().into())
 }

@@ -1,0 +1,222 @@
+//! What an installation has done outside: in the files of the instant adapters,
+//! or in a Docker engine.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{
+        Arc, Mutex, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use launchway::store::DeploymentView;
+use launchway_workflows::ids::DeploymentId;
+
+use crate::instant::world::World;
+
+/// In the command line of a build's process, followed by its submission.
+const MARK: &str = "launchway-chaos-";
+/// Between two looks at what is being built.
+const LOOK: Duration = Duration::from_millis(10);
+
+pub enum Outside {
+    Instant(World),
+    Docker(Engine),
+}
+
+impl Outside {
+    /// Images that were made by the deployment's build.
+    pub fn images(&self, of: &DeploymentView) -> usize {
+        match self {
+            Self::Instant(world) => world.count("image", of.build_id.as_str()),
+            Self::Docker(engine) => engine.images(of.build_id.as_str()),
+        }
+    }
+
+    /// Whether the deployment's build runs now.
+    pub fn builds(&self, of: &DeploymentView) -> bool {
+        match self {
+            Self::Instant(world) => world.get("builds", of.build_id.as_str()).is_some(),
+            Self::Docker(engine) => engine.builds(&of.id) > 0,
+        }
+    }
+
+    /// A deployment whose build ran twice at once, if there was one.
+    pub fn built_twice_at_once(&self) -> Option<String> {
+        match self {
+            Self::Instant(world) => {
+                let doubled =
+                    |event: &crate::instant::world::Event| event.what == "two-builds-at-once";
+                world.events().into_iter().find(doubled).map(|event| event.id)
+            }
+            Self::Docker(engine) => engine.builds.doubled(),
+        }
+    }
+
+    /// Instances of the deployment that run.
+    pub fn instances(&self, of: &DeploymentId) -> u32 {
+        match self {
+            Self::Instant(world) => {
+                let set = world.get("instances", of.as_str()).unwrap_or_default();
+                set.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0)
+            }
+            Self::Docker(engine) => {
+                let running = engine.running();
+                u32::try_from(running.iter().filter(|id| *id == of.as_str()).count()).unwrap()
+            }
+        }
+    }
+
+    /// Deployments that have instances.
+    pub fn deployed(&self) -> HashSet<String> {
+        match self {
+            Self::Instant(world) => world.ids("instances").into_iter().collect(),
+            Self::Docker(engine) => engine.running().into_iter().collect(),
+        }
+    }
+}
+
+/// A Docker engine, as far as one installation has used it.
+pub struct Engine {
+    /// Where the installation's id is, once it has one.
+    data: PathBuf,
+    host: Option<String>,
+    builds: Arc<Builds>,
+}
+
+/// Builds that the machine has been seen to run.
+#[derive(Default)]
+pub struct Builds {
+    submissions: Mutex<HashMap<DeploymentId, String>>,
+    doubled: Mutex<Option<String>>,
+    seen: AtomicBool,
+}
+
+impl Engine {
+    /// `host` as in `DOCKER_HOST`.
+    pub fn new(data: &Path, host: Option<&str>) -> Self {
+        let builds = Arc::default();
+        let watched = Arc::downgrade(&builds);
+        std::thread::spawn(move || watch(&watched));
+        Self { data: data.to_owned(), host: host.map(str::to_owned), builds }
+    }
+
+    pub fn host(&self) -> Option<&str> {
+        self.host.as_deref()
+    }
+
+    pub fn watch(&self) -> Arc<Builds> {
+        Arc::clone(&self.builds)
+    }
+
+    fn owner(&self) -> String {
+        fs::read_to_string(self.data.join("secrets/installation"))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
+    }
+
+    fn docker(&self, arguments: &[&str]) -> String {
+        let mut docker = Command::new("/usr/bin/docker");
+        docker.args(arguments).envs(self.host.iter().map(|host| ("DOCKER_HOST", host)));
+        String::from_utf8(docker.output().unwrap().stdout).unwrap()
+    }
+
+    fn images(&self, build: &str) -> usize {
+        let label = format!("label=launchway.build={build}");
+        let ids = self.docker(&["images", "-q", "--no-trunc", "--filter", &label]);
+        ids.lines().collect::<HashSet<_>>().len()
+    }
+
+    fn builds(&self, id: &DeploymentId) -> usize {
+        let submission = self.builds.submissions.lock().unwrap().get(id).cloned();
+        submission.map_or(0, |submission| building().get(&submission).copied().unwrap_or(0))
+    }
+
+    /// The deployment of each container that runs.
+    fn running(&self) -> Vec<String> {
+        let owner = format!("label=launchway.owner={}", self.owner());
+        let format = r#"{{.Label "launchway.deployment"}}"#;
+        self.docker(&["ps", "--filter", &owner, "--format", format])
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Removes everything that the installation has left.
+    pub fn clear(&self) {
+        let owner = format!("label=launchway.owner={}", self.owner());
+        for (list, remove) in [
+            (&["ps", "-aq"][..], &["rm", "-f"][..]),
+            (&["images", "-q"], &["rmi", "-f"]),
+            (&["network", "ls", "-q"], &["network", "rm"]),
+        ] {
+            let found = self.docker(&[list, &["--filter", &owner]].concat());
+            let ids: HashSet<&str> = found.lines().collect();
+            if !ids.is_empty() {
+                self.docker(&[remove, &ids.into_iter().collect::<Vec<_>>()].concat());
+            }
+        }
+    }
+}
+
+impl Builds {
+    /// Whose build the marked process is.
+    pub fn note(&self, id: &DeploymentId, submission: &str) {
+        self.submissions.lock().unwrap().insert(id.clone(), submission.to_owned());
+    }
+
+    /// `None` also means that builds were looked at at all.
+    fn doubled(&self) -> Option<String> {
+        assert!(self.seen.load(Ordering::Relaxed), "no build was seen to run");
+        self.doubled.lock().unwrap().clone()
+    }
+}
+
+/// A build context whose build takes a moment and can be seen by its submission.
+pub fn context(submission: &str) -> Vec<u8> {
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy("/bin/busybox", dir.path().join("busybox")).unwrap();
+    let dockerfile = format!(
+        "FROM scratch\nCOPY busybox /bin/busybox\n\
+         RUN [\"/bin/busybox\", \"sh\", \"-c\", \"/bin/busybox sleep 0.1; :\", \"{MARK}{submission}\"]\n\
+         CMD [\"/bin/busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/bin\"]\n"
+    );
+    fs::write(dir.path().join("Dockerfile"), dockerfile).unwrap();
+    let mut tar = Command::new("tar");
+    tar.args(["-c", "-I", "gzip -1", "-C"]).arg(dir.path()).args(["Dockerfile", "busybox"]);
+    let packed = tar.output().unwrap();
+    assert!(packed.status.success(), "{packed:?}");
+    packed.stdout
+}
+
+/// Processes of builds, by submission.
+fn building() -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for process in fs::read_dir("/proc").unwrap().flatten() {
+        let Ok(line) = fs::read(process.path().join("cmdline")) else { continue };
+        let line = String::from_utf8_lossy(&line);
+        let marked = line.split('\0').find_map(|argument| argument.strip_prefix(MARK));
+        if let Some(submission) = marked {
+            *counts.entry(submission.to_owned()).or_insert(0) += 1;
+        }
+    }
+    counts
+}
+
+fn watch(watched: &Weak<Builds>) {
+    while let Some(builds) = watched.upgrade() {
+        for (submission, count) in building() {
+            builds.seen.store(true, Ordering::Relaxed);
+            if count > 1 {
+                builds.doubled.lock().unwrap().get_or_insert(submission);
+            }
+        }
+        drop(builds);
+        std::thread::sleep(LOOK);
+    }
+}
