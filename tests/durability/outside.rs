@@ -201,11 +201,19 @@ fn building() -> HashMap<String, usize> {
         let Ok(line) = fs::read(process.path().join("cmdline")) else { continue };
         let line = String::from_utf8_lossy(&line);
         let marked = line.split('\0').find_map(|argument| argument.strip_prefix(MARK));
-        if let Some(submission) = marked {
+        if let Some(submission) = marked.filter(|_| is_first(&process.path())) {
             *counts.entry(submission.to_owned()).or_insert(0) += 1;
         }
     }
     counts
+}
+
+/// The first process of its container: between fork and exec a child has the
+/// same command line.
+fn is_first(process: &Path) -> bool {
+    let status = fs::read_to_string(process.join("status")).unwrap_or_default();
+    let pids = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
+    pids.is_some_and(|pids| pids.split_whitespace().last() == Some("1"))
 }
 
 fn watch(watched: &Weak<Builds>) {
