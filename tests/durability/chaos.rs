@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Predecessors retire at once: that is interrupted too.
-const SETTINGS: [&str; 3] =
+pub const SETTINGS: [&str; 3] =
     ["build.concurrency=64", "run.keep_running=0", "run.retire_after=200ms"];
 /// Decided at the first look.
 const READY_AT_ONCE: &[(&str, &str)] = &[];
@@ -180,7 +180,7 @@ fn first_progress(known: &[Reached], reached: &[Reached], id: &DeploymentId) -> 
     new.unwrap_or_else(|| panic!("{id} has done nothing new")).at
 }
 
-fn release_all(here: &Installation, point: Point) {
+pub fn release_all(here: &Installation, point: Point) {
     for step in Step::ALL {
         here.release(step.name(), point.name());
     }
@@ -204,7 +204,7 @@ fn assert_tries(shown: &DeploymentView, parked: Step, point: Point, only_krane: 
 }
 
 /// Every predecessor has been retired, whatever was killed meanwhile.
-async fn assert_only_the_latest_run(here: &Installation, projects: &[String]) {
+pub async fn assert_only_the_latest_run(here: &Installation, projects: &[String]) {
     eventually("only the latest deployments run", async || {
         (here.outside.deployed().len() == projects.len()).then_some(())
     })

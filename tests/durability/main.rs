@@ -6,6 +6,7 @@
 mod chaos;
 mod effects;
 mod endings;
+mod engine;
 mod failpoints;
 mod idempotence;
 /// Shared with the binary `launchway-instant`.

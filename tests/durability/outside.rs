@@ -20,6 +20,8 @@ use crate::instant::world::World;
 
 /// In the command line of a build's process, followed by its submission.
 const MARK: &str = "launchway-chaos-";
+/// Ends well when it is told to, as a server should.
+const SERVE: &str = "trap 'exit 0' TERM; /bin/busybox httpd -f -p 8080 -h /bin & wait";
 /// Between two looks at what is being built.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -184,7 +186,7 @@ pub fn context(submission: &str) -> Vec<u8> {
     let dockerfile = format!(
         "FROM scratch\nCOPY busybox /bin/busybox\n\
          RUN [\"/bin/busybox\", \"sh\", \"-c\", \"/bin/busybox sleep 0.1; :\", \"{MARK}{submission}\"]\n\
-         CMD [\"/bin/busybox\", \"httpd\", \"-f\", \"-p\", \"8080\", \"-h\", \"/bin\"]\n"
+         CMD [\"/bin/busybox\", \"sh\", \"-c\", \"{SERVE}\"]\n"
     );
     fs::write(dir.path().join("Dockerfile"), dockerfile).unwrap();
     let mut tar = Command::new("tar");

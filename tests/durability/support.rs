@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
+    engine,
     instant::world::{self, World},
     outside::{self, Engine, Outside},
 };
@@ -57,6 +58,8 @@ pub enum Process {
     Worker,
     /// All of them but Restate, which it supervises.
     Up,
+    /// The Docker engine of this installation alone.
+    Engine,
 }
 
 use Process as P;
@@ -72,6 +75,7 @@ impl Process {
             P::Control => "control",
             P::Worker => "worker",
             P::Up => "up",
+            P::Engine => "dockerd",
         }
     }
 }
@@ -84,6 +88,7 @@ pub struct Installation {
     environment: Vec<(String, String)>,
     running: HashMap<Process, Child>,
     pub outside: Outside,
+    engine: Option<engine::Private>,
     pub store: Store,
     pub admin: AdminClient,
     pub ingress: IngressClient,
@@ -135,6 +140,16 @@ impl Installation {
         this.start_apart().await
     }
 
+    /// The same on a Docker engine of its own, which can be killed.
+    pub async fn apart_on_its_own_engine(settings: &[&str]) -> Self {
+        let mut this = Self::prepare(settings, &[]).await;
+        let engine = engine::Private::prepare(this.dir.path());
+        this.outside = Outside::Docker(Engine::new(&this.data(), Some(&engine.host())));
+        this.engine = Some(engine);
+        this.start(P::Engine).await;
+        this.start_apart().await
+    }
+
     async fn start_apart(mut self) -> Self {
         self.serve_objects().await;
         for process in Process::APART {
@@ -160,6 +175,7 @@ impl Installation {
         store.ensure_workspace(&WorkspaceId::local()).await.unwrap();
         let admin = AdminClient::new(&url("restate.admin_bind"));
         Self {
+            engine: None,
             outside: Outside::Instant(World::at(&dir.path().join("world")).unwrap()),
             store,
             admin,
@@ -247,6 +263,7 @@ impl Installation {
         let mut command = match process {
             P::Restate => self.restate_command(),
             P::Up => self.own_command(&["up"]),
+            P::Engine => self.engine.as_ref().unwrap().command(),
             role => self.own_command(&["serve", "--role", role.name()]),
         };
         let log = self.dir.path().join(format!("{}.log", process.name()));
@@ -265,6 +282,7 @@ impl Installation {
             P::Krane => connects("krane.bind").await,
             P::Control => connects("control.bind").await,
             P::Worker => connects("worker.bind").await,
+            P::Engine => self.engine.as_ref().unwrap().answers(),
             P::Up => {
                 let state = fs::read(self.data().join("run/up.json")).unwrap_or_default();
                 let state: Value = serde_json::from_slice(&state).unwrap_or_default();
@@ -323,6 +341,14 @@ impl Installation {
     pub fn kill(&mut self, process: Process) {
         let mut child = self.running.remove(&process).unwrap();
         child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Asks the process to end, and returns when it has.
+    pub fn stop(&mut self, process: Process) {
+        let mut child = self.running.remove(&process).unwrap();
+        let asked = Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(asked.success());
         child.wait().unwrap();
     }
 
@@ -400,7 +426,7 @@ impl Installation {
     }
 
     fn logs(&self) -> String {
-        let logs = Process::APART.iter().chain([&P::Up]).map(|process| {
+        let logs = Process::APART.iter().chain([&P::Up, &P::Engine]).map(|process| {
             let path = self.dir.path().join(format!("{}.log", process.name()));
             let log = fs::read_to_string(path).unwrap_or_default();
             let lines: Vec<_> = log.lines().collect();
@@ -426,6 +452,7 @@ impl Drop for Installation {
             let _ = up.kill();
             let _ = up.wait();
         }
+        let engine = self.running.remove(&P::Engine);
         for child in self.running.values_mut() {
             let _ = child.kill();
             let _ = child.wait();
@@ -433,5 +460,11 @@ impl Drop for Installation {
         if let Outside::Docker(engine) = &self.outside {
             engine.clear();
         }
+        if let Some(mut engine) = engine {
+            // It ends what it has started.
+            let _ = Command::new("kill").arg(engine.id().to_string()).status();
+            let _ = engine.wait();
+        }
+        self.engine = None;
     }
 }

@@ -9,7 +9,11 @@ use std::{
 
 use bollard::{
     Docker,
-    models::{ContainerSummary, ContainerUpdateBody, RestartPolicy, RestartPolicyNameEnum},
+    errors::Error,
+    models::{
+        ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody, RestartPolicy,
+        RestartPolicyNameEnum,
+    },
     query_parameters::EventsOptionsBuilder,
 };
 use futures::StreamExt;
@@ -21,6 +25,7 @@ use super::{
     observe::{Observed, observe},
 };
 use crate::krane::{
+    BackendError,
     probe::{Prober, pauses},
     table::{Instances, Table},
 };
@@ -30,8 +35,6 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// Longest wait for the first probes of adopted instances.
 const FIRST_PROBES: Duration = Duration::from_secs(3);
 const PROBE_CHECK: Duration = Duration::from_millis(5);
-/// Restarts of an instance that had been ready, before it counts as ended.
-const RESTARTS: i64 = 10;
 
 /// What the probes of a running container have found.
 #[derive(Default, Clone)]
@@ -119,7 +122,7 @@ impl Monitor {
 
     async fn read_all(&self) -> bool {
         let turn = self.0.reading.lock().await;
-        let containers = match list(&self.0.docker, &[Labels::owner(&self.0.owner)]).await {
+        let containers = match self.revived().await {
             Ok(containers) => containers,
             Err(error) => {
                 tracing::warn!(%error, "cannot read the instances; trying again");
@@ -140,6 +143,29 @@ impl Monitor {
         self.first_probes().await;
         self.0.table.mark_synced();
         true
+    }
+
+    /// All containers; those that ended unseen before they were ready are started
+    /// once more. Whether it was the engine that ended with them or they by
+    /// themselves cannot be told, and shows by itself.
+    async fn revived(&self) -> Result<Vec<ContainerSummary>, BackendError> {
+        let labels = [Labels::owner(&self.0.owner)];
+        let containers = list(&self.0.docker, &labels).await?;
+        let mut revived = false;
+        for container in containers.iter().filter(|container| is_exited(container)) {
+            let id = container.id.as_deref().unwrap_or_default();
+            if was_ready(&self.0.docker, id).await.unwrap_or(true) {
+                continue;
+            }
+            match self.0.docker.start_container(id, None).await {
+                Ok(()) => tracing::info!(container = name_of(container), "started once more"),
+                Err(error) => {
+                    tracing::warn!(container = name_of(container), %error, "cannot start it once more");
+                }
+            }
+            revived = true;
+        }
+        if revived { list(&self.0.docker, &labels).await } else { Ok(containers) }
     }
 
     /// Adopted instances may well be serving: nothing is reported before each
@@ -244,7 +270,7 @@ impl Monitor {
                 }
                 if ready {
                     this.refresh(&id).await;
-                    this.restart_when_it_fails(&container).await;
+                    this.keep_running(&container).await;
                     break;
                 }
                 if !this.runs_at(&id, &address) {
@@ -273,10 +299,14 @@ impl Monitor {
         });
     }
 
-    async fn restart_when_it_fails(&self, container: &str) {
+    /// What was ready once is the engine's to keep running, over restarts of its
+    /// own too, whatever it exits with: a server that is told to stop by its
+    /// engine exits with 0. Not "unless stopped": an engine that was killed takes
+    /// what it finds running for stopped by a person (Docker 20.10).
+    async fn keep_running(&self, container: &str) {
         let policy = RestartPolicy {
-            name: Some(RestartPolicyNameEnum::ON_FAILURE),
-            maximum_retry_count: Some(RESTARTS),
+            name: Some(RestartPolicyNameEnum::ALWAYS),
+            maximum_retry_count: None,
         };
         let update =
             ContainerUpdateBody { restart_policy: Some(policy), ..ContainerUpdateBody::default() };
@@ -288,6 +318,17 @@ impl Monitor {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_exited(container: &ContainerSummary) -> bool {
+    container.state == Some(ContainerSummaryStateEnum::EXITED)
+}
+
+/// It has the restart policy of those.
+async fn was_ready(docker: &Docker, id: &str) -> Result<bool, Error> {
+    let found = docker.inspect_container(id, None).await?;
+    let policy = found.host_config.and_then(|config| config.restart_policy?.name);
+    Ok(policy == Some(RestartPolicyNameEnum::ALWAYS))
 }
 
 fn key_of(container: &ContainerSummary, address: &str) -> String {
