@@ -69,19 +69,24 @@ fn response(lines: &[JournalLine], attempt: u32, from_history: bool) -> GetJourn
     GetJournalResponse { entries: entries.collect(), from_history }
 }
 
-/// The journal as Restate has it now, if it still has it.
+/// The journal as Restate has it now, if it still has it: of a `deploy` that was
+/// killed with that of the `unwind` that came after it.
 async fn of_restate(
     control: &Control,
     view: &DeploymentView,
     attempt: u32,
 ) -> Result<Option<Vec<JournalLine>>, RestateError> {
+    let mut all: Vec<JournalLine> = Vec::new();
     for invocation in invocations(control, view, attempt).await? {
         let rows = control.admin.journal(&invocation.0).await?;
-        if !rows.is_empty() {
-            return Ok(Some(lines(rows, view, attempt)));
-        }
+        let first = all.last().map_or(0, |last| last.position + 1);
+        all.extend(
+            lines(rows, view, attempt)
+                .into_iter()
+                .map(|line| JournalLine { position: first + line.position, ..line }),
+        );
     }
-    Ok(None)
+    Ok(Some(all).filter(|all| !all.is_empty()))
 }
 
 /// Where to look for an attempt's journal: its own invocation, unless that is the

@@ -114,6 +114,14 @@ fn a_deployment_whose_workflow_was_killed_is_unwound() {
     assert_eq!(shown["failure"]["code"], "interrupted", "{shown:#}");
     assert_eq!(shown["failure"]["step"], "await-ready", "{shown:#}");
     assert!(here.containers(&id).is_empty(), "instances are left");
+    // Its journal goes on with what has unwound it.
+    let journal = here.json(&["journal", &id]);
+    let entries = journal["entries"].as_array().unwrap();
+    let at = |name: &str| entries.iter().position(|entry| entry["name"] == name);
+    let order = ["deploy-to-krane", "take-over", "undo-deploy-to-krane", "settle-attempt"].map(at);
+    assert!(order.is_sorted() && order[0].is_some(), "{order:?}: {journal:#}");
+    let indexes: Vec<_> = entries.iter().map(|entry| entry["index"].as_u64().unwrap()).collect();
+    assert!(indexes.is_sorted_by(|one, next| one < next), "{indexes:?}");
 }
 
 #[test]

@@ -304,10 +304,8 @@ impl Monitor {
     /// engine exits with 0. Not "unless stopped": an engine that was killed takes
     /// what it finds running for stopped by a person (Docker 20.10).
     async fn keep_running(&self, container: &str) {
-        let policy = RestartPolicy {
-            name: Some(RestartPolicyNameEnum::ALWAYS),
-            maximum_retry_count: None,
-        };
+        let policy =
+            RestartPolicy { name: Some(RestartPolicyNameEnum::ALWAYS), maximum_retry_count: None };
         let update =
             ContainerUpdateBody { restart_policy: Some(policy), ..ContainerUpdateBody::default() };
         if let Err(error) = self.0.docker.update_container(container, update).await {
