@@ -101,7 +101,7 @@ async fn survives(label: &str, killed: &[Process], readiness: &[(&str, &str)]) {
     survives_in(here, label, killed).await;
 }
 
-async fn survives_in(mut here: Installation, label: &str, killed: &[Process]) {
+pub async fn survives_in(mut here: Installation, label: &str, killed: &[Process]) {
     let projects: Vec<_> = Step::ALL.iter().map(|step| format!("shop-{step}")).collect();
     for point in Point::ALL {
         let mut pauses = kill_at(&mut here, &projects, killed, point).await;
@@ -172,7 +172,7 @@ async fn held_up_by_krane(
 }
 
 /// When the deployment reached what it had not reached before.
-fn first_progress(known: &[Reached], reached: &[Reached], id: &DeploymentId) -> i64 {
+pub fn first_progress(known: &[Reached], reached: &[Reached], id: &DeploymentId) -> i64 {
     let key = |line: &Reached| (line.name.clone(), line.point.clone());
     let of_it = |line: &&Reached| line.id == id.as_str() && line.point != "left";
     let known: HashSet<_> = known.iter().filter(of_it).map(key).collect();

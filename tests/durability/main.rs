@@ -4,6 +4,7 @@
 //! with builder, containers and object store that answer at once.
 
 mod chaos;
+mod cluster;
 mod effects;
 mod endings;
 mod engine;
@@ -16,6 +17,8 @@ mod instant {
 mod operator;
 mod outage;
 mod outside;
+#[path = "../support/postgres.rs"]
+mod postgres;
 mod releases;
 mod retries;
 mod stalls;

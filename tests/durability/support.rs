@@ -25,6 +25,7 @@ use crate::{
     engine,
     instant::world::{self, World},
     outside::{self, Engine, Outside},
+    postgres::Postgres,
 };
 
 /// Both halves of the object store's credentials.
@@ -56,6 +57,8 @@ pub enum Process {
     Krane,
     Control,
     Worker,
+    /// Behind the same address as the first.
+    SecondWorker,
     /// All of them but Restate, which it supervises.
     Up,
     /// The Docker engine of this installation alone.
@@ -74,6 +77,7 @@ impl Process {
             P::Krane => "krane",
             P::Control => "control",
             P::Worker => "worker",
+            P::SecondWorker => "second-worker",
             P::Up => "up",
             P::Engine => "dockerd",
         }
@@ -89,6 +93,9 @@ pub struct Installation {
     running: HashMap<Process, Child>,
     pub outside: Outside,
     engine: Option<engine::Private>,
+    postgres: Option<Postgres>,
+    /// Where it listens, if there is one.
+    second_worker: SocketAddr,
     pub store: Store,
     pub admin: AdminClient,
     pub ingress: IngressClient,
@@ -150,6 +157,24 @@ impl Installation {
         this.start_apart().await
     }
 
+    /// The same on Postgres, with two workers behind one address.
+    pub async fn as_cluster(settings: &[&str]) -> Self {
+        let postgres = Postgres::start();
+        let (both, workers) = (free_ports(1)[0], [(); 2].map(|()| free_ports(1)[0]));
+        let database = format!("database.url={}", postgres.url());
+        let url = format!("worker.url=http://{both}");
+        let settings = [settings, &[&database, &url]].concat();
+        let mut this = Self::prepare_on(&postgres.url(), &settings, &[]).await;
+        this.postgres = Some(postgres);
+        let first = SETTINGS.iter().position(|known| *known == "worker.bind").unwrap();
+        this.ports[first] = workers[0];
+        this.second_worker = workers[1];
+        tokio::spawn(balance(tokio::net::TcpListener::bind(both).await.unwrap(), workers));
+        let mut this = this.start_apart().await;
+        this.start(P::SecondWorker).await;
+        this
+    }
+
     async fn start_apart(mut self) -> Self {
         self.serve_objects().await;
         for process in Process::APART {
@@ -164,18 +189,26 @@ impl Installation {
     }
 
     async fn prepare(settings: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::prepare_on("", settings, environment).await
+    }
+
+    /// `database` as in `database.url`.
+    async fn prepare_on(database: &str, settings: &[&str], environment: &[(&str, &str)]) -> Self {
         let dir = tempfile::Builder::new().prefix("launchway-durability-").tempdir().unwrap();
         for part in ["failpoints", "data"] {
             fs::create_dir(dir.path().join(part)).unwrap();
         }
         let ports = free_ports(SETTINGS.len());
         let url = |setting| format!("http://{}", address(&ports, setting));
-        let database = format!("sqlite://{}/data/launchway.db", dir.path().display());
-        let store = Store::open(&database).await.unwrap();
+        let own = format!("sqlite://{}/data/launchway.db", dir.path().display());
+        let database = if database.is_empty() { &own } else { database };
+        let store = Store::open(database).await.unwrap();
         store.ensure_workspace(&WorkspaceId::local()).await.unwrap();
         let admin = AdminClient::new(&url("restate.admin_bind"));
         Self {
             engine: None,
+            postgres: None,
+            second_worker: ports[0],
             outside: Outside::Instant(World::at(&dir.path().join("world")).unwrap()),
             store,
             admin,
@@ -264,6 +297,11 @@ impl Installation {
             P::Restate => self.restate_command(),
             P::Up => self.own_command(&["up"]),
             P::Engine => self.engine.as_ref().unwrap().command(),
+            P::SecondWorker => {
+                let mut command = self.own_command(&["serve", "--role", P::Worker.name()]);
+                command.arg("--set").arg(format!("worker.bind={}", self.second_worker));
+                command
+            }
             role => self.own_command(&["serve", "--role", role.name()]),
         };
         let log = self.dir.path().join(format!("{}.log", process.name()));
@@ -282,6 +320,7 @@ impl Installation {
             P::Krane => connects("krane.bind").await,
             P::Control => connects("control.bind").await,
             P::Worker => connects("worker.bind").await,
+            P::SecondWorker => tokio::net::TcpStream::connect(self.second_worker).await.is_ok(),
             P::Engine => self.engine.as_ref().unwrap().answers(),
             P::Up => {
                 let state = fs::read(self.data().join("run/up.json")).unwrap_or_default();
@@ -426,14 +465,30 @@ impl Installation {
     }
 
     fn logs(&self) -> String {
-        let logs = Process::APART.iter().chain([&P::Up, &P::Engine]).map(|process| {
-            let path = self.dir.path().join(format!("{}.log", process.name()));
-            let log = fs::read_to_string(path).unwrap_or_default();
-            let lines: Vec<_> = log.lines().collect();
-            let last = lines[lines.len().saturating_sub(150)..].join("\n");
-            format!("--- {}\n{last}\n", process.name())
-        });
+        let logs =
+            Process::APART.iter().chain([&P::Up, &P::Engine, &P::SecondWorker]).map(|process| {
+                let path = self.dir.path().join(format!("{}.log", process.name()));
+                let log = fs::read_to_string(path).unwrap_or_default();
+                let lines: Vec<_> = log.lines().collect();
+                let last = lines[lines.len().saturating_sub(150)..].join("\n");
+                format!("--- {}\n{last}\n", process.name())
+            });
         logs.collect()
+    }
+}
+
+/// A load balancer: whichever of the two takes the connection, by turns.
+async fn balance(listener: tokio::net::TcpListener, workers: [SocketAddr; 2]) {
+    for turn in 0.. {
+        let Ok((mut caller, _)) = listener.accept().await else { continue };
+        tokio::spawn(async move {
+            for worker in [workers[turn % 2], workers[(turn + 1) % 2]] {
+                if let Ok(mut worker) = tokio::net::TcpStream::connect(worker).await {
+                    let _ = tokio::io::copy_bidirectional(&mut caller, &mut worker).await;
+                    return;
+                }
+            }
+        });
     }
 }
 
@@ -466,5 +521,6 @@ impl Drop for Installation {
             let _ = engine.wait();
         }
         self.engine = None;
+        self.postgres = None;
     }
 }
