@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let files = [
         "ctrl/v1/build.proto",
         "ctrl/v1/deployment.proto",
+        "ctrl/v1/domain.proto",
         "krane/v1/deployment.proto",
         "gateway/v1/route.proto",
     ];

@@ -112,8 +112,27 @@ pub(super) enum Command {
         /// Deployment id [default: the newest of the project]
         id: Option<String>,
     },
+    /// Show, add and remove hostnames
+    #[command(subcommand)]
+    Domains(DomainsCommand),
     /// Print the version
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum DomainsCommand {
+    /// List hostnames, of every project and environment unless one is given
+    List,
+    /// Add a hostname of your own, which follows what is live in the environment
+    Add {
+        /// Hostname, such as www.example.com
+        name: String,
+    },
+    /// Remove a hostname of your own
+    Remove {
+        /// Hostname
+        name: String,
+    },
 }
 
 /// Settings of the servers.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use launchway_proto::ctrl::v1::{
     build_service_client::BuildServiceClient, deployment_service_client::DeploymentServiceClient,
+    domain_service_client::DomainServiceClient,
 };
 use tonic::{
     Request, Status,
@@ -37,6 +38,7 @@ type Authorized = InterceptedService<Channel, Bearer>;
 pub(super) struct Api {
     pub(super) deployments: DeploymentServiceClient<Authorized>,
     pub(super) builds: BuildServiceClient<Authorized>,
+    pub(super) domains: DomainServiceClient<Authorized>,
 }
 
 pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
@@ -77,6 +79,7 @@ pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
     let bearer = Bearer(bearer);
     Ok(Api {
         deployments: DeploymentServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        domains: DomainServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         builds: BuildServiceClient::with_interceptor(channel, bearer),
     })
 }

@@ -6,6 +6,7 @@ mod args;
 mod connect;
 mod deploy;
 mod doctor;
+mod domains;
 mod exit;
 mod inspect;
 mod project;
@@ -66,6 +67,7 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::Journal { id, attempt } => why::journal(global, id, attempt).await,
         Command::Why { id } => why::why(global, id).await,
         Command::Open { id } => query::open(global, id.as_deref()).await,
+        Command::Domains(command) => domains::domains(global, command).await,
         Command::Version => query::version(global),
     }
 }

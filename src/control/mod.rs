@@ -6,6 +6,7 @@ mod auth;
 mod builds;
 mod convert;
 mod deployments;
+mod domains;
 mod explain;
 mod journal;
 mod routes;
@@ -18,6 +19,7 @@ use launchway_proto::{
     ctrl::v1::{
         build_service_server::BuildServiceServer,
         deployment_service_server::DeploymentServiceServer,
+        domain_service_server::DomainServiceServer,
     },
     gateway::v1::route_service_server::RouteServiceServer,
 };
@@ -50,6 +52,8 @@ pub struct Control {
     pub workflows: Workflows,
     /// For the URLs that are shown.
     pub gateway: Gateway,
+    /// Under it launchway gives names itself.
+    pub apex: String,
     /// Whose projects these are.
     pub workspace: WorkspaceId,
     /// Larger contexts get no upload URL.
@@ -82,12 +86,14 @@ impl Control {
         let routes = RouteServiceServer::from_arc(Arc::clone(&self.routes));
         let api = Arc::new(self);
         let deployments = DeploymentServiceServer::from_arc(Arc::clone(&api));
+        let domains = DomainServiceServer::from_arc(Arc::clone(&api));
         let builds = BuildServiceServer::from_arc(api);
         let mut router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
             .http2_keepalive_timeout(Some(std::time::Duration::from_secs(5)))
             .add_service(health_service)
             .add_service(auth::guard(authenticate.clone(), deployments))
+            .add_service(auth::guard(authenticate.clone(), domains))
             .add_service(auth::guard(authenticate, builds))
             .add_service(routes);
         // The descriptors are made by our own build: they are well-formed.

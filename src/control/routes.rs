@@ -33,10 +33,11 @@ const RECONNECT: Duration = Duration::from_millis(200);
 /// Longest wait for the gateways to route by the present table.
 const ANNOUNCE: Duration = Duration::from_secs(1);
 
+/// Copied at each change, so what it has is shared.
 #[derive(Debug, Default, Clone)]
 struct RouteTable {
     version: u64,
-    by_host: HashMap<String, Route>,
+    by_host: HashMap<Arc<str>, Arc<Route>>,
 }
 
 /// Where ready instances are.
@@ -184,26 +185,34 @@ impl RouteFeed {
                 rows
             }
         };
-        self.publish(rows, changed.is_none());
+        self.publish(rows, changed.as_ref());
         self.built.send_replace(now.routes);
         Ok(now)
     }
 
-    /// Puts the routes into the table, or in its place.
-    fn publish(&self, rows: Vec<RouteRow>, whole: bool) {
-        let routes: HashMap<String, Route> = {
+    /// Puts all routes of the changed deployments into the table; `None`: of
+    /// every deployment.
+    fn publish(&self, rows: Vec<RouteRow>, changed: Option<&HashSet<DeploymentId>>) {
+        let routes: HashMap<Arc<str>, Arc<Route>> = {
             let addresses = self.addresses.borrow();
             let Some(addresses) = addresses.as_ref() else { return };
             rows.into_iter().map(|row| route(row, &addresses.by_deployment)).collect()
         };
         self.table.send_if_modified(|table| {
-            let known = |(host, route): (&String, &Route)| table.by_host.get(host) == Some(route);
-            let same = routes.iter().all(known) && (!whole || routes.len() == table.by_host.len());
-            if same {
+            let gone: Vec<Arc<str>> = table
+                .by_host
+                .iter()
+                .filter(|(_, route)| changed.is_none_or(|ids| is_of(route, ids)))
+                .filter(|(host, _)| !routes.contains_key(*host))
+                .map(|(host, _)| Arc::clone(host))
+                .collect();
+            let known = |(host, route)| has(table, host, route);
+            if gone.is_empty() && routes.iter().all(known) {
                 return false;
             }
-            let mut by_host = if whole { HashMap::new() } else { table.by_host.clone() };
+            let mut by_host = table.by_host.clone();
             by_host.extend(routes);
+            gone.iter().for_each(|host| drop(by_host.remove(host)));
             *table = Arc::new(RouteTable { version: table.version + 1, by_host });
             true
         });
@@ -280,7 +289,15 @@ fn collect<'a>(
     }
 }
 
-fn route(row: RouteRow, addresses: &HashMap<DeploymentId, Vec<String>>) -> (String, Route) {
+fn is_of(route: &Route, ids: &HashSet<DeploymentId>) -> bool {
+    ids.iter().any(|id| id.as_str() == route.deployment_id)
+}
+
+fn has(table: &RouteTable, host: &Arc<str>, route: &Arc<Route>) -> bool {
+    table.by_host.get(host).is_some_and(|known| Arc::ptr_eq(known, route) || known == route)
+}
+
+fn route(row: RouteRow, addresses: &HashMap<DeploymentId, Vec<String>>) -> (Arc<str>, Arc<Route>) {
     let retired = matches!(row.status, DeploymentStatus::Retired | DeploymentStatus::Retiring);
     let state = if retired { RouteState::Retired } else { RouteState::Serving };
     let route = Route {
@@ -289,13 +306,13 @@ fn route(row: RouteRow, addresses: &HashMap<DeploymentId, Vec<String>>) -> (Stri
         state: state.into(),
         addresses: addresses.get(&row.deployment_id).cloned().unwrap_or_default(),
     };
-    (row.host, route)
+    (row.host.into(), Arc::new(route))
 }
 
 /// The whole table at first, then what has changed.
 fn update(sent: Option<&RouteTable>, present: &RouteTable) -> RouteUpdate {
     let Some(sent) = sent.filter(|sent| sent.version > 0) else {
-        let routes = present.by_host.values().cloned().collect();
+        let routes = present.by_host.values().map(|route| Route::clone(route)).collect();
         return RouteUpdate {
             version: present.version,
             snapshot: true,
@@ -303,14 +320,13 @@ fn update(sent: Option<&RouteTable>, present: &RouteTable) -> RouteUpdate {
             removed_hosts: Vec::new(),
         };
     };
-    let changed =
-        present.by_host.iter().filter(|(host, route)| sent.by_host.get(*host) != Some(route));
+    let changed = present.by_host.iter().filter(|(host, route)| !has(sent, host, route));
     let removed = sent.by_host.keys().filter(|host| !present.by_host.contains_key(*host));
     RouteUpdate {
         version: present.version,
         snapshot: false,
-        routes: changed.map(|(_, route)| route.clone()).collect(),
-        removed_hosts: removed.cloned().collect(),
+        routes: changed.map(|(_, route)| Route::clone(route)).collect(),
+        removed_hosts: removed.map(|host| host.to_string()).collect(),
     }
 }
 
@@ -325,7 +341,7 @@ mod tests {
                 addresses: vec![(*address).to_owned()],
                 ..Route::default()
             };
-            ((*host).to_owned(), route)
+            (Arc::from(*host), Arc::new(route))
         });
         RouteTable { version, by_host: by_host.collect() }
     }

@@ -210,6 +210,7 @@ impl Parts {
             admin: self.admin(),
             workflows: self.workflows(),
             gateway: self.config.gateway.clone(),
+            apex: self.config.server.apex.clone(),
             workspace: self.config.workspace(),
             max_context_bytes: self.config.storage.max_context_bytes,
             limits: Limits::of(&self.config.settings(), &self.config.recovery()),

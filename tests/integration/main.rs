@@ -5,6 +5,7 @@
 mod cancels;
 mod crashes;
 mod deploys;
+mod domains;
 mod journals;
 mod mistakes;
 mod queue;

@@ -261,6 +261,17 @@ impl DomainKind {
     }
 }
 
+impl std::str::FromStr for DomainKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Commit, Self::Branch, Self::Environment, Self::Live]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is not a kind of domain"))
+    }
+}
+
 /// A wish for a hostname. The first owner of a name keeps it; another one
 /// gets `fallback`. An owner that already has a name keeps that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

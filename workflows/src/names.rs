@@ -28,6 +28,56 @@ pub fn check_slug(what: &'static str, input: &str, max: usize) -> Result<(), Inv
     if valid { Ok(()) } else { Err(InvalidName { what, input: input.to_owned(), max }) }
 }
 
+/// Longest hostname.
+const MAX_HOSTNAME: usize = 253;
+/// Longest label of a hostname.
+const MAX_LABEL: usize = 63;
+
+/// A hostname of somebody's own, as it is stored: lower case, without a
+/// trailing dot.
+///
+/// # Errors
+/// A sentence with the input, the rule and the remedy. Names under `apex` are
+/// launchway's to give.
+pub fn custom_hostname(input: &str, apex: &str) -> Result<String, String> {
+    let name = input.trim_end_matches('.').to_ascii_lowercase();
+    let refused = |rule: &str| Err(format!("domain `{input}` is refused: {rule}"));
+    let label = |label: &str| {
+        (1..=MAX_LABEL).contains(&label.len())
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.contains("://") || name.contains('/') {
+        return refused(
+            "give the hostname only, such as `www.example.com`, without scheme and path",
+        );
+    }
+    if name.contains(':') {
+        return refused("give the hostname without a port: it holds for every port");
+    }
+    if name.contains('*') {
+        return refused("wildcards are not supported: add each hostname by itself");
+    }
+    if !name.is_ascii() {
+        return refused("give the ASCII form of an international name (`xn--...`)");
+    }
+    let labels: Vec<&str> = name.split('.').collect();
+    if name.len() > MAX_HOSTNAME || labels.len() < 2 || !labels.iter().all(|part| label(part)) {
+        return refused(
+            "a hostname has at least two labels of letters, digits and inner hyphens, with at most \
+             63 characters each and 253 in all",
+        );
+    }
+    if labels.last().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit())) {
+        return refused("an address is not a hostname: requests to it carry no name to route by");
+    }
+    if name == apex || name.ends_with(&format!(".{apex}")) {
+        return refused(&format!("names under `{apex}` are given by launchway itself"));
+    }
+    Ok(name)
+}
+
 /// Turns any text into a label: lower case, other characters become one
 /// hyphen. Empty when nothing usable is left.
 pub fn slugify(text: &str) -> String {
@@ -59,6 +109,34 @@ mod tests {
         }
         for bad in ["", "-a", "a-", "2fast", "Hello", "a_b", "a/b", "ä"] {
             assert!(check_slug("project", bad, 40).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn custom_hostnames_are_stored_in_one_form_and_refused_with_a_remedy() {
+        let checked = |input: &str| custom_hostname(input, "apps.example.org");
+        assert_eq!(checked("WWW.Example.com.").unwrap(), "www.example.com");
+        assert_eq!(checked("example.org").unwrap(), "example.org");
+        let long = format!("{}.com", "a".repeat(64));
+        for (bad, says) in [
+            ("https://example.com", "without scheme"),
+            ("example.com/path", "without scheme"),
+            ("example.com:8000", "without a port"),
+            ("[::1]", "without a port"),
+            ("*.example.com", "wildcards"),
+            ("größe.de", "xn--"),
+            ("localhost", "two labels"),
+            ("", "two labels"),
+            ("a..b", "two labels"),
+            ("-a.com", "two labels"),
+            ("a_b.com", "two labels"),
+            (long.as_str(), "63"),
+            ("10.0.0.1", "address"),
+            ("apps.example.org", "launchway itself"),
+            ("shop.apps.example.org", "launchway itself"),
+        ] {
+            let refused = checked(bad).unwrap_err();
+            assert!(refused.contains(says) && refused.contains(bad), "{bad}: {refused}");
         }
     }
 

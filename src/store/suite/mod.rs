@@ -2,6 +2,7 @@
 
 mod attempts;
 mod databases;
+mod domains;
 mod interleavings;
 mod journals;
 mod releases;

@@ -88,7 +88,7 @@ fn release(kind: ReleaseKind, target: &DeploymentId) -> ReleaseRequest {
 }
 
 /// Begins the release, and what its swap asks for then.
-async fn begun(store: &Store, release: &ReleaseRequest) -> SwapRequest {
+pub(super) async fn begun(store: &Store, release: &ReleaseRequest) -> SwapRequest {
     match store.begin_release(release).await.unwrap() {
         ReleaseStart::Begun(target) => {
             SwapRequest { release: release.clone(), stops: target.stops }
@@ -97,7 +97,7 @@ async fn begun(store: &Store, release: &ReleaseRequest) -> SwapRequest {
     }
 }
 
-fn done(swapped: Swapped) -> (String, Option<DeploymentId>) {
+pub(super) fn done(swapped: Swapped) -> (String, Option<DeploymentId>) {
     match swapped {
         Swapped::Done { domain, previous } => (domain, previous),
         other => panic!("{other:?}"),
