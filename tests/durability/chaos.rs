@@ -43,6 +43,13 @@ async fn every_deployment_goes_live_when_everything_is_killed() {
     survives("everything", &Process::APART, SLOWLY_READY).await;
 }
 
+/// All in one process, as on a laptop; its restate-server outlives it.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_deployment_goes_live_when_up_is_killed() {
+    let here = Installation::together(&SETTINGS, READY_AT_ONCE).await;
+    survives_in(here, "`up`", &[Process::Up]).await;
+}
+
 /// On a real engine: real builds, containers, probes and uploads.
 mod on_docker {
     use super::*;
