@@ -11,6 +11,7 @@ pub mod gateway;
 mod http;
 pub mod krane;
 pub mod pack;
+pub mod registry;
 pub mod restate;
 pub mod storage;
 pub mod store;

@@ -1,12 +1,17 @@
 //! Builders: from an uploaded context to an image.
 
+mod buildkit;
 mod docker;
+mod engine;
 mod failure;
 mod platform;
 mod progress;
+mod redact;
 
-pub use docker::{DockerBuilder, engine_version};
-pub use platform::{Platform, PlatformError};
+pub use buildkit::{Address, BuildkitBuilder, EngineAddress, Tls};
+pub use docker::DockerBuilder;
+pub use engine::engine_version;
+pub use platform::{Platform, PlatformError, Platforms};
 
 #[cfg(test)]
 mod tests;

@@ -52,7 +52,7 @@ impl Adapters for OnDocker {
     }
 
     fn builder(&self, owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
-        Ok(Arc::new(DockerBuilder::connect(owner).map_err(SetupError::from)?))
+        Ok(Arc::new(DockerBuilder::connect(None, owner).map_err(SetupError)?))
     }
 
     fn backend(&self, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {

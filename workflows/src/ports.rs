@@ -23,6 +23,7 @@ use crate::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, Instance, NewDeployment, Routed,
         RunOptions, Submission,
     },
+    secret::Secret,
     services::{release::ReleaseRequest, routing::Swapped},
     status::DeploymentStatus,
     step::Step,
@@ -464,6 +465,8 @@ pub struct BuildSpec {
     pub dockerfile_path: Option<String>,
     /// Target, platform, args.
     pub options: BuildOptions,
+    /// Build secrets by id: mounted while a command runs, part of no layer.
+    pub secrets: BTreeMap<String, Secret>,
     /// Labels of the image (source revision, …).
     pub labels: BTreeMap<String, String>,
 }

@@ -145,6 +145,7 @@ async fn build_spec(
         context_url: core.contexts.presign_get(&context.build_context_path, lifetime).await?,
         dockerfile_path: context.dockerfile_path.clone(),
         options: core.store.build_options(&plan.deployment_id).await?,
+        secrets: BTreeMap::new(),
         labels,
     })
 }
