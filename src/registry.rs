@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bollard::auth::DockerCredentials;
 use launchway_workflows::{
     error::{ErrorCode, StepError},
     ports::BuildSpec,
@@ -35,6 +36,16 @@ pub struct Login {
 }
 
 impl Login {
+    /// As a Docker engine is told it.
+    pub(crate) fn for_engine(&self) -> DockerCredentials {
+        DockerCredentials {
+            username: Some(self.username.clone()),
+            password: Some(self.password.expose().to_owned()),
+            serveraddress: Some(self.host.clone()),
+            ..DockerCredentials::default()
+        }
+    }
+
     /// Whether it is for this host, by whichever of its names.
     pub fn is_for(&self, host: &str) -> bool {
         self.host == host

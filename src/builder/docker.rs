@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::{
-    Docker, auth::DockerCredentials, errors::Error, query_parameters::PushImageOptionsBuilder,
-};
+use bollard::{Docker, errors::Error, query_parameters::PushImageOptionsBuilder};
 use futures::StreamExt;
 use launchway_workflows::{
     error::{ErrorCode, StepError},
@@ -20,7 +18,7 @@ use super::{
     engine,
     failure::{of_engine, of_push},
 };
-use crate::registry::{Registry, tag};
+use crate::registry::{Login, Registry, tag};
 
 /// Longest single call of the engine's API. A build sends progress as it goes,
 /// and its own limit is the step's.
@@ -88,12 +86,7 @@ impl DockerBuilder {
     async fn push_to(&self, registry: &Registry, image: &BuiltImage) -> Result<(), StepError> {
         let (repository, tag) = image.reference.rsplit_once(':').unwrap_or((&image.reference, ""));
         let options = PushImageOptionsBuilder::new().tag(tag).build();
-        let credentials = registry.login.as_ref().map(|login| DockerCredentials {
-            username: Some(login.username.clone()),
-            password: Some(login.password.expose().to_owned()),
-            serveraddress: Some(login.host.clone()),
-            ..DockerCredentials::default()
-        });
+        let credentials = registry.login.as_ref().map(Login::for_engine);
         let mut progress = self.docker.push_image(repository, Some(options), credentials);
         while let Some(message) = progress.next().await {
             match message {

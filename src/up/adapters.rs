@@ -7,7 +7,8 @@ use launchway_workflows::ports::{Builder, ContextStore, OpenapiScraper};
 
 use super::SetupError;
 use crate::{
-    builder::{DockerBuilder, engine_version},
+    builder::{BuildkitBuilder, DockerBuilder, engine_version},
+    config::{BuilderSettings, Config},
     krane::{Backend, DockerBackend, DockerSettings},
     storage::S3Storage,
     worker::HttpScraper,
@@ -27,13 +28,13 @@ pub trait Adapters: Send + Sync + 'static {
     ///
     /// # Errors
     /// Its settings cannot be read.
-    fn builder(&self, owner: &str) -> Result<Arc<dyn Builder>, SetupError>;
+    fn builder(&self, config: &Config, owner: &str) -> Result<Arc<dyn Builder>, SetupError>;
 
     /// What krane runs instances with; they are marked as `owner`'s.
     ///
     /// # Errors
     /// Its settings cannot be read.
-    fn backend(&self, owner: &str) -> Result<Arc<dyn Backend>, SetupError>;
+    fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError>;
 
     /// Where workflows find build contexts.
     fn contexts(&self, storage: &S3Storage) -> Arc<dyn ContextStore>;
@@ -42,7 +43,8 @@ pub trait Adapters: Send + Sync + 'static {
     fn scraper(&self) -> Arc<dyn OpenapiScraper>;
 }
 
-/// The Docker engine of this machine.
+/// The builder that is configured, and the Docker engine of this machine to run
+/// things.
 pub struct OnDocker;
 
 #[async_trait]
@@ -51,12 +53,23 @@ impl Adapters for OnDocker {
         engine_version().await.map(drop).map_err(SetupError)
     }
 
-    fn builder(&self, owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
-        Ok(Arc::new(DockerBuilder::connect(None, owner).map_err(SetupError)?))
+    fn builder(&self, config: &Config, owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
+        Ok(match config.builder().map_err(SetupError::from)? {
+            BuilderSettings::Docker(registry) => {
+                Arc::new(DockerBuilder::connect(registry, owner).map_err(SetupError)?)
+            }
+            BuilderSettings::Buildkit(address, registry) => {
+                Arc::new(BuildkitBuilder::new(address, registry, owner))
+            }
+            BuilderSettings::Depot(_) => {
+                return Err(SetupError("builder.backend = depot is not offered yet".to_owned()));
+            }
+        })
     }
 
-    fn backend(&self, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
-        let settings = DockerSettings { owner: owner.to_owned() };
+    fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
+        let login = config.registry_login().map_err(SetupError::from)?;
+        let settings = DockerSettings { owner: owner.to_owned(), login };
         Ok(Arc::new(DockerBackend::start(settings).map_err(SetupError::from)?))
     }
 

@@ -161,7 +161,7 @@ impl Parts {
     }
 
     pub(super) async fn start_krane(&mut self) -> Result<(), SetupError> {
-        let backend = self.adapters.backend(&self.secrets.installation)?;
+        let backend = self.adapters.backend(&self.config, &self.secrets.installation)?;
         let listener = listen("krane.bind", self.config.krane.bind).await?;
         let stopping = self.stopping();
         self.spawn(async move {
@@ -252,7 +252,7 @@ impl Parts {
         let core = Arc::new(Core {
             store,
             contexts: self.adapters.contexts(storage),
-            builder: self.adapters.builder(&self.secrets.installation)?,
+            builder: self.adapters.builder(&self.config, &self.secrets.installation)?,
             runtime,
             announcer,
             invocations: Arc::new(self.workflows()),

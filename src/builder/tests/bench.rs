@@ -17,7 +17,7 @@ use launchway_workflows::{
 };
 use tokio::sync::mpsc;
 
-use super::{
+use super::servers::{
     engine::current_engine,
     forwarder::Forwarder,
     registry::{PASSWORD, TestRegistry},

@@ -2,8 +2,7 @@
 //! store, to a real registry.
 
 mod bench;
-mod engine;
-mod forwarder;
-mod registry;
+#[path = "../../../tests/support/mod.rs"]
+mod servers;
 mod suite;
 mod tls;

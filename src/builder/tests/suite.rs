@@ -86,7 +86,7 @@ async fn what_is_pushed_has_the_digest_of_the_registry(backend: Backend) {
     assert!(!image.local_only);
     assert!(bench.builder.has_image(&image).await.unwrap());
     bench.docker(&["rmi", "-f", &image.reference]);
-    let user = format!("-ubuilder:{}", super::registry::PASSWORD);
+    let user = format!("-ubuilder:{}", super::servers::registry::PASSWORD);
     let url = format!(
         "http://{}/v2/tests/local/builder-tests/manifests/{}",
         bench.registry.host, image.digest

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::{
     bench::{Backend, Bench, HEAD, OWNER, run},
-    registry::PASSWORD,
+    servers::registry::PASSWORD,
     suite::{gone, started, unique_seconds},
 };
 use crate::builder::{Address, BuildkitBuilder};

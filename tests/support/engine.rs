@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command, sync::OnceLock};
 
 /// The socket of a current Docker engine, started if it does not run. All test
 /// processes share it.
-pub(crate) fn current_engine() -> &'static PathBuf {
+pub fn current_engine() -> &'static PathBuf {
     static SOCKET: OnceLock<PathBuf> = OnceLock::new();
     SOCKET.get_or_init(|| {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tools/dev/engine.sh");

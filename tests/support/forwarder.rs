@@ -20,22 +20,22 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use crate::builder::{Address, Tls};
+use launchway::builder::{Address, Tls};
 
 const SERVER_NAME: &str = "buildkit.test";
 const UPGRADE: &[u8] =
     b"POST /grpc HTTP/1.1\r\nHost: docker\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
 
 /// A running forwarder, and certificates for its clients.
-pub(crate) struct Forwarder {
-    pub(crate) address: SocketAddr,
+pub struct Forwarder {
+    pub address: SocketAddr,
     authority: Authority,
     generation: watch::Sender<u64>,
 }
 
 impl Forwarder {
     /// In front of the engine at `socket`.
-    pub(crate) async fn start(socket: &Path) -> Self {
+    pub async fn start(socket: &Path) -> Self {
         let authority = Authority::new();
         let acceptor = TlsAcceptor::from(Arc::new(authority.server_config()));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -46,31 +46,31 @@ impl Forwarder {
     }
 
     /// With a certificate that is let in.
-    pub(crate) fn client(&self) -> Address {
+    pub fn client(&self) -> Address {
         self.with(self.authority.client())
     }
 
     /// With a certificate of somebody else's authority.
-    pub(crate) fn stranger(&self) -> Address {
+    pub fn stranger(&self) -> Address {
         let stranger = Authority::new();
         let tls = stranger.client();
         self.with(Tls { ca: self.authority.ca.pem().into_bytes(), ..tls })
     }
 
     /// With TLS, but without a certificate; and without TLS.
-    pub(crate) fn bare(&self) -> Address {
+    pub fn bare(&self) -> Address {
         let (host, port) = (self.address.ip().to_string(), self.address.port());
         Address::Tcp { host, port, tls: None }
     }
 
     /// A client of its own key, which trusts another authority.
-    pub(crate) fn distrusting(&self) -> Address {
+    pub fn distrusting(&self) -> Address {
         let ca = Authority::new().ca.pem().into_bytes();
         self.with(Tls { ca, ..self.authority.client() })
     }
 
     /// Cuts every connection that stands.
-    pub(crate) fn cut(&self) {
+    pub fn cut(&self) {
         self.generation.send_modify(|generation| *generation += 1);
     }
 

@@ -15,23 +15,23 @@ use oci_client::{
 };
 
 use super::engine::current_engine;
-use crate::registry::{Login, Registry};
+use launchway::registry::{Login, Registry};
 
-const USER: &str = "builder";
+pub const USER: &str = "builder";
 /// What the line below is the bcrypt hash of.
-pub(crate) const PASSWORD: &str = "correct-horse-battery";
+pub const PASSWORD: &str = "correct-horse-battery";
 const HTPASSWD: &str = "builder:$2y$04$CXHEK1H5dkt6uphUx3zw9Otl0gdMXdzW1AF/UQKIJOJh.BqS3SDmW\n";
 
 /// A registry of one test, on a port of its own.
-pub(crate) struct TestRegistry {
-    pub(crate) host: String,
+pub struct TestRegistry {
+    pub host: String,
     dir: PathBuf,
     process: Child,
     _owned: tempfile::TempDir,
 }
 
 impl TestRegistry {
-    pub(crate) fn start() -> Self {
+    pub fn start() -> Self {
         let owned = tempfile::tempdir().unwrap();
         let dir = owned.path().to_owned();
         fs::write(dir.join("htpasswd"), HTPASSWD).unwrap();
@@ -40,7 +40,7 @@ impl TestRegistry {
     }
 
     /// As configured: with its login, or with another password.
-    pub(crate) fn settings(&self, password: &str) -> Registry {
+    pub fn settings(&self, password: &str) -> Registry {
         Registry {
             host: self.host.clone(),
             prefix: "tests".to_owned(),
@@ -55,36 +55,36 @@ impl TestRegistry {
     }
 
     /// Ends it as a crash does.
-    pub(crate) fn kill(&mut self) {
+    pub fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
     /// Starts it again where it was, with what it had.
-    pub(crate) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         (self.process, _) = serve(&self.dir, &self.host);
     }
 
     fn client() -> (Client, RegistryAuth) {
-        crate::http::tls_by_ring();
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let config = ClientConfig { protocol: ClientProtocol::Http, ..ClientConfig::default() };
         (Client::new(config), RegistryAuth::Basic(USER.to_owned(), PASSWORD.to_owned()))
     }
 
     /// The configuration of an image: labels, command and history, as JSON.
-    pub(crate) async fn config_of(&self, reference: &str) -> String {
+    pub async fn config_of(&self, reference: &str) -> String {
         let (client, auth) = Self::client();
         let reference: Reference = reference.parse().unwrap();
         client.pull_manifest_and_config(&reference, &auth).await.unwrap().2
     }
 
     /// A push is under way: some of it has arrived.
-    pub(crate) fn is_receiving(&self) -> bool {
+    pub fn is_receiving(&self) -> bool {
         receiving(&self.dir.join("data"))
     }
 
     /// Every file that the registry keeps, unpacked where it is compressed.
-    pub(crate) fn contents(&self) -> Vec<u8> {
+    pub fn contents(&self) -> Vec<u8> {
         let mut all = Vec::new();
         collect(&self.dir.join("data"), &mut all);
         all
