@@ -130,6 +130,7 @@ impl Builder for DockerBuilder {
             // The engine keeps its own.
             cache: None,
             labels: &[("launchway.owner", &self.owner)],
+            gzip: false,
         };
         solve(channel, spec, options, &events).await?;
         self.image_of(&name).await?.ok_or_else(|| {

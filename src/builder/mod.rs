@@ -1,6 +1,7 @@
 //! Builders: from an uploaded context to an image.
 
 mod buildkit;
+mod depot;
 mod docker;
 mod engine;
 mod failure;
@@ -9,6 +10,10 @@ mod progress;
 mod redact;
 
 pub use buildkit::{Address, BuildkitBuilder, EngineAddress, Tls};
+pub use depot::{
+    Claim, DepotAccount, DepotBuilder, Ledger, Limits as DepotLimits, Outcome as DepotOutcome,
+    Registered,
+};
 pub use docker::DockerBuilder;
 pub use engine::engine_version;
 pub use platform::{Platform, PlatformError, Platforms};

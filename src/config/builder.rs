@@ -3,14 +3,13 @@
 
 use std::{net::IpAddr, path::PathBuf};
 
-use hyper::http::uri::Authority;
 use launchway_workflows::secret::Secret;
 use reqwest::Url;
 use serde::Deserialize;
 
 use super::{Config, ConfigError, read_private};
 use crate::{
-    builder::{Address, Tls},
+    builder::{Address, DepotAccount, Tls},
     registry::{Login, Registry},
 };
 
@@ -82,22 +81,7 @@ pub enum BuilderSettings {
     /// A buildkitd, which can only push.
     Buildkit(Address, Registry),
     /// Depot, whose machines push to its registry.
-    Depot(DepotSettings),
-}
-
-/// An account of Depot's.
-#[derive(Debug, Clone)]
-pub struct DepotSettings {
-    /// Without a slash at its end.
-    pub api_url: String,
-    /// Of the organisation; never the registry's password.
-    pub token: Secret,
-    /// Where there are several.
-    pub organization: Option<String>,
-    /// Where projects are made.
-    pub region: String,
-    /// Depot's own, or another.
-    pub registry: Registry,
+    Depot(DepotAccount),
 }
 
 impl Config {
@@ -120,7 +104,7 @@ impl Config {
             Backend::Depot => {
                 let token = secret("depot.token_file", &self.depot.token_file, &mut problems);
                 match (token, self.read_registry(&mut problems)) {
-                    (Some(token), Some(registry)) => BuilderSettings::Depot(DepotSettings {
+                    (Some(token), Some(registry)) => BuilderSettings::Depot(DepotAccount {
                         api_url: self.depot.api_url.trim_end_matches('/').to_owned(),
                         token,
                         organization: some(&self.depot.organization),
@@ -321,9 +305,8 @@ fn parse(address: &str) -> Result<Place, String> {
     if let Some(path) = address.strip_prefix("unix://").filter(|path| path.starts_with('/')) {
         return Ok(Place::Unix(PathBuf::from(path)));
     }
-    let authority = address.strip_prefix("tcp://").and_then(|rest| rest.parse::<Authority>().ok());
-    match authority.as_ref().and_then(|name| Some((name.host(), name.port_u16()?))) {
-        Some((host, port)) => Ok(Place::Tcp(host.trim_matches(['[', ']']).to_owned(), port)),
+    match Address::host_and_port(address) {
+        Some((host, port)) => Ok(Place::Tcp(host, port)),
         None => Err(format!(
             "buildkit.address = `{address}`: give tcp://HOST:PORT or unix:///PATH of a buildkitd"
         )),

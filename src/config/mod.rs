@@ -16,7 +16,7 @@ use launchway_workflows::{
 };
 use serde::Deserialize;
 
-pub use builder::{Backend, BuilderSettings, DepotSettings};
+pub use builder::{Backend, BuilderSettings};
 pub use layers::Overrides;
 pub use values::Period;
 

@@ -4,6 +4,7 @@
 mod attempts;
 mod build_log;
 mod changes;
+mod depot;
 mod journals;
 mod keys;
 mod open;
@@ -29,6 +30,7 @@ use sqlx::{Any, AnyPool, Row, Transaction, any::AnyRow};
 use tokio::sync::{broadcast, watch};
 
 pub use changes::ChangeLog;
+pub(crate) use depot::DepotClaim;
 pub use journals::{JournalLine, UnsavedJournal};
 pub use keys::{ApiKey, Role};
 pub use open::OpenError;

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use launchway_workflows::ports::{Builder, ContextStore, OpenapiScraper};
 
-use super::SetupError;
+use super::{SetupError, depot::StoredLedger};
 use crate::{
-    builder::{BuildkitBuilder, DockerBuilder, engine_version},
+    builder::{BuildkitBuilder, DepotBuilder, DepotLimits, DockerBuilder, engine_version},
     config::{BuilderSettings, Config},
     krane::{Backend, DockerBackend, DockerSettings},
     storage::S3Storage,
+    store::Store,
     worker::HttpScraper,
 };
 
@@ -28,7 +29,12 @@ pub trait Adapters: Send + Sync + 'static {
     ///
     /// # Errors
     /// Its settings cannot be read.
-    fn builder(&self, config: &Config, owner: &str) -> Result<Arc<dyn Builder>, SetupError>;
+    fn builder(
+        &self,
+        config: &Config,
+        store: &Store,
+        owner: &str,
+    ) -> Result<Arc<dyn Builder>, SetupError>;
 
     /// What krane runs instances with; they are marked as `owner`'s.
     ///
@@ -53,7 +59,12 @@ impl Adapters for OnDocker {
         engine_version().await.map(drop).map_err(SetupError)
     }
 
-    fn builder(&self, config: &Config, owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
+    fn builder(
+        &self,
+        config: &Config,
+        store: &Store,
+        owner: &str,
+    ) -> Result<Arc<dyn Builder>, SetupError> {
         Ok(match config.builder().map_err(SetupError::from)? {
             BuilderSettings::Docker(registry) => {
                 Arc::new(DockerBuilder::connect(registry, owner).map_err(SetupError)?)
@@ -61,8 +72,10 @@ impl Adapters for OnDocker {
             BuilderSettings::Buildkit(address, registry) => {
                 Arc::new(BuildkitBuilder::new(address, registry, owner))
             }
-            BuilderSettings::Depot(_) => {
-                return Err(SetupError("builder.backend = depot is not offered yet".to_owned()));
+            BuilderSettings::Depot(account) => {
+                let ledger = Arc::new(StoredLedger(store.clone()));
+                let started = DepotBuilder::start(account, ledger, DepotLimits::default(), owner);
+                Arc::new(started.map_err(SetupError)?)
             }
         })
     }

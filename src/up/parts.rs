@@ -243,6 +243,7 @@ impl Parts {
         storage: &S3Storage,
     ) -> Result<(), SetupError> {
         let ingress = Arc::new(self.ingress());
+        let builder = self.adapters.builder(&self.config, store, &self.secrets.installation)?;
         let (store, runtime) = (Arc::new(store.clone()), Arc::new(self.krane()?));
         let readiness = ReadinessWatcher::new(store.clone(), runtime.clone(), ingress);
         let announcer: Arc<dyn RouteAnnouncer> = match &self.feed {
@@ -252,7 +253,7 @@ impl Parts {
         let core = Arc::new(Core {
             store,
             contexts: self.adapters.contexts(storage),
-            builder: self.adapters.builder(&self.config, &self.secrets.installation)?,
+            builder,
             runtime,
             announcer,
             invocations: Arc::new(self.workflows()),

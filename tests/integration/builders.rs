@@ -7,17 +7,18 @@ use tokio::runtime::Runtime;
 
 use crate::{
     servers::{
+        depot::{FakeDepot, TOKEN},
         engine::current_engine,
         forwarder::Forwarder,
         registry::{PASSWORD, TestRegistry, USER},
     },
-    support::{App, Installation, docker, step, text},
+    support::{App, Installation, docker, eventually, step, text},
 };
 
 /// A BuildKit behind mutual TLS and a registry with a password.
 struct Elsewhere {
     // Serves the forwarder as long as the test runs.
-    _runtime: Runtime,
+    runtime: Runtime,
     forwarder: Forwarder,
     registry: TestRegistry,
     files: tempfile::TempDir,
@@ -28,7 +29,7 @@ impl Elsewhere {
         let runtime = Runtime::new().unwrap();
         let forwarder = runtime.block_on(Forwarder::start(current_engine()));
         let files = tempfile::tempdir().unwrap();
-        Self { _runtime: runtime, forwarder, registry: TestRegistry::start(), files }
+        Self { runtime, forwarder, registry: TestRegistry::start(), files }
     }
 
     fn file(&self, name: &str, content: &[u8]) -> PathBuf {
@@ -61,6 +62,24 @@ impl Elsewhere {
             settings.push(format!("buildkit.{name}={}", self.file(name, &pem).display()));
         }
         settings
+    }
+}
+
+impl Elsewhere {
+    /// The same machine and registry as Depot's.
+    fn depot(&self) -> (FakeDepot, Vec<String>) {
+        let fake = self.runtime.block_on(FakeDepot::start(&self.forwarder, false));
+        let token = self.file("token", TOKEN.as_bytes());
+        let password = self.file("password", PASSWORD.as_bytes());
+        let settings = vec![
+            "builder.backend=depot".to_owned(),
+            format!("depot.api_url={}", fake.url),
+            format!("depot.token_file={}", token.display()),
+            format!("registry.host={}", self.registry.host),
+            format!("registry.username={USER}"),
+            format!("registry.password_file={}", password.display()),
+        ];
+        (fake, settings)
     }
 }
 
@@ -136,6 +155,46 @@ fn a_wrong_password_fails_the_push_and_a_retry_pushes_without_building() {
         .map(|row| row["attempt"].clone())
         .collect();
     assert_eq!(attempts, [1], "it was built again: {retried:#}");
+}
+
+/// Checklist 77: whatever becomes of the worker, Depot hears how a build ended.
+#[test]
+fn a_worker_that_is_killed_leaves_no_build_open_at_depot() {
+    let elsewhere = Elsewhere::start();
+    let (fake, settings) = elsewhere.depot();
+    fake.state().pending = u32::MAX;
+    let mut here = installation(&[settings]);
+    let app = App::new("built by depot", "");
+    let id = here.submit(app.path(), &["--project", "shop"]);
+    eventually("a machine is asked for", || (fake.state().pending < u32::MAX).then_some(()));
+    here.kill_up();
+    assert_eq!(fake.ends(), [Vec::<String>::new()]);
+    fake.state().pending = 0;
+    here.up();
+    let shown = here.wait_status(&id, &["live", "failed"]);
+    assert_eq!(shown["status"], "live", "{shown:#}");
+    assert_eq!(fake.ends(), [["canceled"], ["success"]]);
+    assert_eq!(fake.state().projects.len(), 1);
+    let image = shown["image"].as_str().unwrap();
+    assert!(image.starts_with(&format!("{}/depotproject1", elsewhere.registry.host)), "{image}");
+    assert_eq!(here.get("shop-preview-local.localhost", "/").body, "built by depot");
+    nothing_has(&here, &[PASSWORD, TOKEN]);
+}
+
+#[test]
+fn a_cancelled_build_is_cancelled_at_depot_too() {
+    let elsewhere = Elsewhere::start();
+    let (fake, settings) = elsewhere.depot();
+    let here = installation(&[settings]);
+    let app = App::new("", r#"RUN ["/bin/busybox", "sleep", "7654321"]"#);
+    let id = here.submit(app.path(), &["--project", "shop"]);
+    eventually("the command runs", || {
+        text(&here.run(&["logs", &id, "--build"])).contains("RUN").then_some(())
+    });
+    let output = here.run(&["cancel", &id]);
+    assert!(output.status.success(), "{}", text(&output));
+    here.wait_status(&id, &["cancelled"]);
+    assert_eq!(fake.ends(), [["canceled"]]);
 }
 
 /// No file of the installation has any of these; journals are in Restate's own.

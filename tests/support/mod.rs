@@ -3,6 +3,7 @@
 // Each uses a part.
 #![allow(dead_code)]
 
+pub mod depot;
 pub mod engine;
 pub mod forwarder;
 pub mod registry;

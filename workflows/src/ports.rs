@@ -18,7 +18,7 @@ use crate::{
         undo::{Started, Undone},
     },
     error::{StepError, StepFailure},
-    ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
+    ids::{BuildId, DeploymentId, InvocationId, ProjectId, WorkspaceId},
     model::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, Instance, NewDeployment, Routed,
         RunOptions, Submission,
@@ -457,6 +457,8 @@ pub struct BuildSpec {
     pub deployment_id: DeploymentId,
     /// The owner, first part of the repository name.
     pub workspace_id: WorkspaceId,
+    /// Whose cache, and where builders keep projects apart, whose machine.
+    pub project_id: ProjectId,
     /// Last part of the repository name.
     pub project_slug: String,
     /// Where the builder reads the tar.gz.

@@ -4,7 +4,7 @@ use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::Empty;
-use hyper::{Request, StatusCode, header, upgrade::Upgraded};
+use hyper::{Request, StatusCode, header, http::uri::Authority, upgrade::Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -82,6 +82,12 @@ impl std::fmt::Display for Address {
 }
 
 impl Address {
+    /// The parts of `tcp://HOST:PORT`; an IPv6 address stands in brackets.
+    pub fn host_and_port(address: &str) -> Option<(String, u16)> {
+        let authority: Authority = address.strip_prefix("tcp://")?.parse().ok()?;
+        Some((authority.host().trim_matches(['[', ']']).to_owned(), authority.port_u16()?))
+    }
+
     /// Connects. One channel serves one build: closing it ends the build.
     ///
     /// # Errors

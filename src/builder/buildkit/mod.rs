@@ -14,20 +14,25 @@ use launchway_workflows::{
     ports::{BuildEvent, BuildSpec, Builder, Push},
 };
 use tokio::sync::mpsc;
-use tonic::transport::Channel;
+use tonic::{codec::CompressionEncoding, transport::Channel};
 
 use super::redact::Redactor;
 use crate::registry::{CacheRef, Login, Registry};
 pub use channel::{Address, EngineAddress, Tls};
 pub(super) use request::Output;
 
-type Control = ControlClient<Channel>;
+pub(super) type Control = ControlClient<Channel>;
 
 /// Largest message of the status stream; BuildKit cuts its own at this.
 const MAX_MESSAGE: usize = 16 << 20;
 
-fn control(channel: Channel) -> Control {
-    ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE)
+/// A client; with `gzip` both sides compress.
+pub(super) fn control(channel: Channel, gzip: bool) -> Control {
+    let control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    if !gzip {
+        return control;
+    }
+    control.send_compressed(CompressionEncoding::Gzip).accept_compressed(CompressionEncoding::Gzip)
 }
 
 /// What one build on a BuildKit gets besides its spec.
@@ -36,6 +41,7 @@ pub(super) struct Solve<'a> {
     pub(super) logins: Vec<Login>,
     pub(super) cache: Option<CacheRef>,
     pub(super) labels: &'a [(&'a str, &'a str)],
+    pub(super) gzip: bool,
 }
 
 /// Builds on an open channel; what the exporter says of the image.
@@ -53,6 +59,7 @@ pub(super) async fn solve(
         logins: solve.logins,
         secrets: spec.secrets.clone(),
         redactor: &redactor,
+        gzip: solve.gzip,
         dockerfile: spec.dockerfile_path.as_deref().unwrap_or("Dockerfile"),
     };
     solve::run(channel, job, events).await
@@ -104,6 +111,7 @@ impl Builder for BuildkitBuilder {
             logins: self.registry.login.iter().cloned().collect(),
             cache: self.registry.cache(spec),
             labels: &[("launchway.owner", &self.owner)],
+            gzip: false,
         };
         let response = solve(channel, spec, options, &events).await?;
         Ok(BuiltImage { reference, digest: pushed_digest(&response)?, local_only: false })

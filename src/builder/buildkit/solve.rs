@@ -37,6 +37,8 @@ pub(in crate::builder) struct Job<'a> {
     pub(in crate::builder) secrets: BTreeMap<String, Secret>,
     /// What events and errors are cleaned of.
     pub(in crate::builder) redactor: &'a Redactor,
+    /// Whether the channel is compressed.
+    pub(in crate::builder) gzip: bool,
     /// For the message about a missing Dockerfile.
     pub(in crate::builder) dockerfile: &'a str,
 }
@@ -52,7 +54,7 @@ pub(in crate::builder) async fn run(
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<BTreeMap<String, String>, StepError> {
     let mut progress = Progress::new(job.redactor);
-    let mut control = control(channel);
+    let mut control = control(channel, job.gzip);
     let beating = heartbeat(control.clone());
     let solving = solve(&mut control, &job, &mut progress, events);
     let solved = tokio::select! {

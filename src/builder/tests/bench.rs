@@ -11,21 +11,25 @@ use std::{
 
 use launchway_workflows::{
     error::{ErrorCode, StepError},
-    ids::{BuildId, DeploymentId, WorkspaceId},
+    ids::{BuildId, DeploymentId, ProjectId, WorkspaceId},
     model::{BuildOptions, BuiltImage},
     ports::{BuildEvent, BuildEventKind, BuildSpec, Builder, ContextStore, Push},
+    secret::Secret,
 };
 use tokio::sync::mpsc;
 
 use super::servers::{
+    depot::{FakeDepot, TOKEN},
     engine::current_engine,
     forwarder::Forwarder,
     registry::{PASSWORD, TestRegistry},
 };
 use crate::{
-    builder::{BuildkitBuilder, DockerBuilder},
+    builder::{BuildkitBuilder, DepotAccount, DepotBuilder, DepotLimits, DockerBuilder, Ledger},
     registry::Registry,
     storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
+    store::Store,
+    up::depot::StoredLedger,
 };
 
 pub(super) const OWNER: &str = "builder-tests";
@@ -41,6 +45,8 @@ pub(super) enum Backend {
     CurrentDocker,
     /// A current BuildKit behind mutual TLS.
     Buildkit,
+    /// The same as the machine of a fake Depot.
+    Depot,
 }
 
 /// A store with one context, a builder and a registry.
@@ -49,6 +55,9 @@ pub(super) struct Bench {
     pub(super) builder: Arc<dyn Builder>,
     pub(super) registry: TestRegistry,
     pub(super) forwarder: Option<Forwarder>,
+    depot: Option<(FakeDepot, Store)>,
+    project: ProjectId,
+    repository: String,
     dir: tempfile::TempDir,
     host: Option<String>,
     built: Mutex<Vec<String>>,
@@ -93,25 +102,71 @@ impl Bench {
     pub(super) async fn logged_in(backend: Backend, dockerfile: &str, password: &str) -> Self {
         let registry = TestRegistry::start();
         let settings = registry.settings(password);
-        let mut forwarder = None;
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("context")).unwrap();
+        let storage = store(&dir.path().join("objects")).await;
         let host = engine_of(backend);
+        let (mut forwarder, mut depot, mut project) = (None, None, ProjectId::generate());
+        let mut repository = format!("{}/tests/local/builder-tests", registry.host);
         let builder: Arc<dyn Builder> = match backend {
             Backend::Docker => Arc::new(DockerBuilder::connect(Some(settings), OWNER).unwrap()),
             Backend::CurrentDocker => docker_at(host.as_deref().unwrap(), Some(settings)),
             Backend::Buildkit => {
-                let started = Forwarder::start(current_engine()).await;
-                let builder = BuildkitBuilder::new(started.client(), settings, OWNER);
-                forwarder = Some(started);
-                Arc::new(builder)
+                let started = forwarder.insert(Forwarder::start(current_engine()).await);
+                Arc::new(BuildkitBuilder::new(started.client(), settings, OWNER))
+            }
+            Backend::Depot => {
+                let started = forwarder.insert(Forwarder::start(current_engine()).await);
+                let fake = FakeDepot::start(started, true).await;
+                let (database, id) = database(dir.path()).await;
+                let account = account(&fake, settings);
+                let (_, database) = depot.insert((fake, database));
+                project = id;
+                repository = format!("{}/depotproject1", registry.host);
+                Arc::new(depot_builder(account, database, limits()))
             }
         };
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("context")).unwrap();
-        let storage = store(&dir.path().join("objects")).await;
-        let bench =
-            Self { storage, builder, registry, forwarder, dir, host, built: Mutex::default() };
+        let bench = Self {
+            storage,
+            builder,
+            registry,
+            forwarder,
+            depot,
+            project,
+            repository,
+            dir,
+            host,
+            built: Mutex::default(),
+        };
         bench.upload(dockerfile).await;
         bench
+    }
+
+    /// The name of the image without its tag.
+    pub(super) fn repository(&self) -> &str {
+        &self.repository
+    }
+
+    pub(super) fn depot(&self) -> &FakeDepot {
+        &self.depot.as_ref().unwrap().0
+    }
+
+    /// Another worker that builds with Depot, on the same database.
+    pub(super) fn depot_builder(
+        &self,
+        change: impl Fn(&mut DepotAccount, &mut DepotLimits),
+    ) -> DepotBuilder {
+        let (fake, database) = self.depot.as_ref().unwrap();
+        let mut account = account(fake, self.registry.settings(PASSWORD));
+        let mut limits = limits();
+        change(&mut account, &mut limits);
+        depot_builder(account, database, limits)
+    }
+
+    /// How many builds have ended that Depot was not told of.
+    pub(super) async fn untold(&self) -> usize {
+        let database = self.depot.as_ref().unwrap().1.clone();
+        StoredLedger(database).untold().await.unwrap().len()
     }
 
     /// Replaces the context.
@@ -136,6 +191,7 @@ impl Bench {
             build_id: BuildId::generate(),
             deployment_id: DeploymentId::generate(),
             workspace_id: WorkspaceId::local(),
+            project_id: self.project.clone(),
             project_slug: "builder-tests".to_owned(),
             context_url,
             dockerfile_path: None,
@@ -188,6 +244,35 @@ impl Drop for Bench {
             self.docker(&["rmi", "-f", &reference]);
         }
     }
+}
+
+fn account(fake: &FakeDepot, registry: Registry) -> DepotAccount {
+    DepotAccount {
+        api_url: fake.url.clone(),
+        token: Secret::new(TOKEN),
+        organization: None,
+        region: "us-east-1".to_owned(),
+        registry,
+    }
+}
+
+fn limits() -> DepotLimits {
+    DepotLimits { health: Duration::from_millis(50), ..DepotLimits::default() }
+}
+
+fn depot_builder(account: DepotAccount, database: &Store, limits: DepotLimits) -> DepotBuilder {
+    let ledger = Arc::new(StoredLedger(database.clone()));
+    DepotBuilder::start(account, ledger, limits, OWNER).unwrap()
+}
+
+/// A database with a project.
+async fn database(dir: &Path) -> (Store, ProjectId) {
+    let url = format!("sqlite://{}", dir.join("launchway.db").display());
+    let database = Store::open(&url).await.unwrap();
+    let workspace = WorkspaceId::local();
+    database.ensure_workspace(&workspace).await.unwrap();
+    let project = database.ensure_project(&workspace, "builder-tests").await.unwrap().unwrap();
+    (database, project)
 }
 
 /// The address of the engine behind a backend; `None`: the default one.

@@ -18,6 +18,7 @@ macro_rules! on_every_backend {
         on_every_backend! { @one docker, Docker, $($name)* }
         on_every_backend! { @one current_docker, CurrentDocker, $($name)* }
         on_every_backend! { @one buildkit, Buildkit, $($name)* }
+        on_every_backend! { @one depot, Depot, $($name)* }
     };
     (@one $module:ident, $backend:ident, $($name:ident)*) => {
         mod $module {
@@ -63,8 +64,7 @@ async fn stages_arguments_and_labels_reach_the_image(backend: Backend) {
     let outcome = bench.build(&spec).await;
     let image = outcome.image();
     assert!(image.digest.starts_with("sha256:"), "{image:?}");
-    let repository = format!("{}/tests/local/builder-tests:", bench.registry.host);
-    assert!(image.reference.starts_with(&repository), "{image:?}");
+    assert!(image.reference.starts_with(&format!("{}:", bench.repository())), "{image:?}");
     // A crash before the result was journaled: the image is found, not built.
     assert_eq!(bench.builder.find_image(&spec).await.unwrap().as_ref(), Some(image));
     let image = bench.pushed(image).await;
@@ -87,10 +87,8 @@ async fn what_is_pushed_has_the_digest_of_the_registry(backend: Backend) {
     assert!(bench.builder.has_image(&image).await.unwrap());
     bench.docker(&["rmi", "-f", &image.reference]);
     let user = format!("-ubuilder:{}", super::servers::registry::PASSWORD);
-    let url = format!(
-        "http://{}/v2/tests/local/builder-tests/manifests/{}",
-        bench.registry.host, image.digest
-    );
+    let (host, path) = bench.repository().split_once('/').unwrap();
+    let url = format!("http://{host}/v2/{path}/manifests/{}", image.digest);
     let accept = "Accept: application/vnd.oci.image.manifest.v1+json, \
                   application/vnd.oci.image.index.v1+json, \
                   application/vnd.docker.distribution.manifest.v2+json";

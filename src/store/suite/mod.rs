@@ -2,6 +2,7 @@
 
 mod attempts;
 mod databases;
+mod depot;
 mod interleavings;
 mod journals;
 mod releases;

@@ -14,6 +14,7 @@ use launchway::{
     config::Config,
     krane::Backend,
     storage::S3Storage,
+    store::Store,
     up::{Adapters, SetupError},
 };
 use launchway_workflows::{
@@ -44,7 +45,7 @@ impl Adapters for Instant {
         Ok(())
     }
 
-    fn builder(&self, _: &Config, _owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
+    fn builder(&self, _: &Config, _: &Store, _owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
         Ok(Arc::new(builder::InstantBuilder::new(self.0.clone())))
     }
 
