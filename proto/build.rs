@@ -4,18 +4,23 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message;
 
+/// What launchway serves.
+const OURS: [&str; 5] = [
+    "ctrl/v1/build.proto",
+    "ctrl/v1/deployment.proto",
+    "ctrl/v1/domain.proto",
+    "krane/v1/deployment.proto",
+    "gateway/v1/route.proto",
+];
+/// What it only calls.
+const THEIRS: [&str; 2] = ["depot/cli/v1/build.proto", "depot/core/v1/project.proto"];
+
 fn main() -> Result<(), Box<dyn Error>> {
-    let files = [
-        "ctrl/v1/build.proto",
-        "ctrl/v1/deployment.proto",
-        "ctrl/v1/domain.proto",
-        "krane/v1/deployment.proto",
-        "gateway/v1/route.proto",
-    ];
     println!("cargo:rerun-if-changed=proto");
-    let descriptors = protox::compile(files, ["proto"])?;
+    let ours = protox::compile(OURS, ["proto"])?;
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
-    tonic_prost_build::configure().compile_fds(descriptors)?;
+    fs::write(out.join("descriptors.bin"), ours.encode_to_vec())?;
+    tonic_prost_build::configure().compile_fds(ours)?;
+    tonic_prost_build::configure().compile_fds(protox::compile(THEIRS, ["proto"])?)?;
     Ok(())
 }

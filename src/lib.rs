@@ -3,6 +3,10 @@
 //! `launchway-workflows`. Adapters never import each other; `up` and `worker`
 //! wire them.
 
+// The support of the tests is compiled into this crate's tests as into others'.
+#[cfg(test)]
+extern crate self as launchway;
+
 pub mod builder;
 pub mod cli;
 pub mod config;
@@ -11,6 +15,7 @@ pub mod gateway;
 mod http;
 pub mod krane;
 pub mod pack;
+pub mod registry;
 pub mod restate;
 pub mod storage;
 pub mod store;

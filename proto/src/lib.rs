@@ -1,6 +1,6 @@
 //! The wire contracts: `ctrl.v1` (control API), `krane.v1` (runtime) and
-//! `gateway.v1` (route feed). Generated code only; field numbers are fixed by
-//! the protos and only ever extended.
+//! `gateway.v1` (route feed), and Depot's, which is only called. Generated code
+//! only; field numbers are fixed by the protos and only ever extended.
 
 #![allow(clippy::all, missing_docs)]
 
@@ -25,5 +25,19 @@ pub mod gateway {
     }
 }
 
-/// Encoded `FileDescriptorSet` of all of the above, for gRPC reflection.
+/// Depot's API.
+pub mod depot {
+    pub mod cli {
+        pub mod v1 {
+            tonic::include_proto!("depot.cli.v1");
+        }
+    }
+    pub mod core {
+        pub mod v1 {
+            tonic::include_proto!("depot.core.v1");
+        }
+    }
+}
+
+/// Encoded `FileDescriptorSet` of what is served, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

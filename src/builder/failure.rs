@@ -1,54 +1,125 @@
-//! Whose fault a failed build is, read from what the engine says.
+//! Whose fault a failed build is, read from what the builder says.
 
 use bollard::errors::Error;
-use launchway_workflows::{
-    error::{ErrorCode, StepError},
-    ports::BuildSpec,
-};
+use bollard_buildkit_proto::google::rpc;
+use launchway_workflows::error::{ErrorCode, StepError};
+use prost::Message;
+use tonic::{Code, Status};
 
-/// The engine's message as a step's error. Known causes outside the
-/// Dockerfile come first; what remains is the user's.
-pub(super) fn of_build(message: &str, spec: &BuildSpec, tail: Vec<String>) -> StepError {
-    let message = redact(message);
+use super::redact::Redactor;
+
+/// BuildKit's answer to a solve as a step's error.
+pub(super) fn of_status(
+    status: &Status,
+    redactor: &Redactor,
+    dockerfile: &str,
+    tail: Vec<String>,
+) -> StepError {
+    if is_of_transport(status) || status.code() == Code::Unavailable {
+        let message = redactor.clean(status.message()).into_owned();
+        return lost(&message);
+    }
+    let message = redactor.clean(status.message()).into_owned();
+    let message = match line_in_dockerfile(status) {
+        Some((file, line)) => format!("{file}:{line}: {message}"),
+        None => message,
+    };
+    of_message(message, dockerfile, tail)
+}
+
+/// Known causes outside the Dockerfile come first; what remains is the user's.
+fn of_message(message: String, dockerfile: &str, tail: Vec<String>) -> StepError {
     let lower = message.to_ascii_lowercase();
     let has = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
     if has(&["no space left on device"]) {
         return StepError::transient(ErrorCode::BuilderOutOfDisk, message);
     }
     if has(&[
-        "failed to read downloaded context",
-        "error downloading",
-        "invalid response status",
-        "failed to load http source",
-    ]) || (lower.contains("context")
-        && has(&["connection refused", "no such host", "i/o timeout"]))
-        || lower.contains("/contexts/")
-    {
+        "no active session",
+        "session healthcheck failed",
+        "context canceled",
+        "job not found",
+    ]) {
+        return lost(&message);
+    }
+    if has(&["failed to push", "failed to export cache", "failed to copy"]) {
+        return of_push(message);
+    }
+    if is_of_context(&lower) {
         return StepError::transient(ErrorCode::ContextUnreachable, message);
     }
-    if (lower.contains("dockerfile") && has(&["no such file or directory", "not found"]))
-        && has(&["failed to read dockerfile", "failed to solve with frontend", "lstat"])
-    {
-        let path = spec.dockerfile_path.as_deref().unwrap_or("Dockerfile");
+    if has(&["failed to read dockerfile"]) && has(&["no such file or directory", "not found"]) {
         return StepError::permanent(
             ErrorCode::DockerfileMissing,
-            format!("the build context has no `{path}`: {message}"),
+            format!("the build context has no `{dockerfile}`: {message}"),
         );
     }
     if has(&[
         "pull access denied",
         "failed to resolve source metadata",
+        "failed to load cache key",
         "manifest unknown",
         "failed to do request",
-    ]) {
+        "failed to authorize",
+    ]) || is_of_from(&lower)
+    {
         return StepError::permanent(ErrorCode::BaseImageUnavailable, message);
     }
     StepError::permanent(ErrorCode::BuildFailed, message).with_log_tail(tail)
 }
 
+/// Docker 20.10, of a FROM that its registry does not have.
+fn is_of_from(lower: &str) -> bool {
+    lower.contains("failed to create llb definition") && lower.ends_with("not found")
+}
+
+fn is_of_context(lower: &str) -> bool {
+    let has = |texts: &[&str]| texts.iter().any(|text| lower.contains(text));
+    has(&[
+        "failed to read downloaded context",
+        "error downloading",
+        "invalid response status",
+        "failed to load http source",
+        "/contexts/",
+    ]) || (lower.contains("context") && has(&["connection refused", "no such host", "i/o timeout"]))
+        || (lower.contains("get \"http") && !lower.contains("/v2/"))
+}
+
+/// A registry's answer to a push, in the words of an engine or of BuildKit.
+pub(super) fn of_push(message: String) -> StepError {
+    let lower = message.to_ascii_lowercase();
+    // Digests contain any digits: numbers alone say nothing.
+    let refused = ["401 ", "403 ", "unauthorized", "denied", "no basic auth credentials"];
+    if refused.iter().any(|text| lower.contains(text)) {
+        return StepError::permanent(ErrorCode::RegistryAuth, message);
+    }
+    StepError::transient(ErrorCode::RegistryUnavailable, message)
+}
+
+/// BuildKit is gone, or has forgotten the build.
+fn lost(message: &str) -> StepError {
+    let message = format!("BuildKit was lost in the middle of the build: {message}");
+    StepError::transient(ErrorCode::BuilderUnavailable, message)
+}
+
+/// Whether the connection failed, rather than what was asked over it.
+pub(super) fn is_of_transport(status: &Status) -> bool {
+    std::error::Error::source(status).is_some()
+}
+
+/// Where in the Dockerfile it failed: BuildKit attaches the place as JSON.
+fn line_in_dockerfile(status: &Status) -> Option<(String, u64)> {
+    let details = rpc::Status::decode(status.details()).ok()?.details;
+    let source = details.iter().find(|detail| detail.type_url.contains("errdefs.Source"))?;
+    let source: serde_json::Value = serde_json::from_slice(&source.value).ok()?;
+    let file = source.pointer("/info/filename")?.as_str()?.to_owned();
+    let line = source.pointer("/ranges/0/start/line")?.as_u64()?;
+    Some((file, line))
+}
+
 /// An error of the exchange with the engine.
 pub(super) fn of_engine(error: &Error) -> StepError {
-    let message = redact(&error.to_string());
+    let message = Redactor::default().clean(&error.to_string()).into_owned();
     match error {
         Error::DockerResponseServerError { status_code: 400, .. } => {
             StepError::permanent(ErrorCode::BuildFailed, message)
@@ -57,35 +128,5 @@ pub(super) fn of_engine(error: &Error) -> StepError {
             ErrorCode::BuilderUnavailable,
             format!("the Docker engine failed: {message}"),
         ),
-    }
-}
-
-/// Takes the signature out of presigned URLs.
-pub(super) fn redact(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("?X-Amz-").or_else(|| rest.find("?x-id=")) {
-        out.push_str(&rest[..at]);
-        out.push_str("?<signature>");
-        let query = &rest[at..];
-        let end =
-            query.find(|c: char| c.is_whitespace() || c == '"' || c == '\'').unwrap_or(query.len());
-        rest = &query[end..];
-    }
-    out.push_str(rest);
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn signatures_leave_no_trace() {
-        let text = redact(
-            "GET http://h/b/k?X-Amz-Signature=secret&x=y failed, http://h/k?x-id=GetObject&X-Amz-Signature=secret",
-        );
-        assert!(!text.contains("secret"), "{text}");
-        assert!(text.contains("http://h/b/k?<signature> failed"), "{text}");
     }
 }

@@ -1,12 +1,22 @@
 //! Builders: from an uploaded context to an image.
 
+mod buildkit;
+mod depot;
 mod docker;
+mod engine;
 mod failure;
 mod platform;
 mod progress;
+mod redact;
 
-pub use docker::{DockerBuilder, engine_version};
-pub use platform::{Platform, PlatformError};
+pub use buildkit::{Address, BuildkitBuilder, EngineAddress, Tls};
+pub use depot::{
+    Claim, DepotAccount, DepotBuilder, Ledger, Limits as DepotLimits, Outcome as DepotOutcome,
+    Registered,
+};
+pub use docker::DockerBuilder;
+pub use engine::engine_version;
+pub use platform::{Platform, PlatformError, Platforms};
 
 #[cfg(test)]
 mod tests;

@@ -18,17 +18,39 @@ pub enum Platform {
 )]
 pub struct PlatformError(pub String);
 
-impl Platform {
-    /// What a request means: `None` is the builder's own. A leading slash, as
-    /// some tools write it, is ignored.
+/// The platforms of one build. None: the builder's own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Platforms(Vec<Platform>);
+
+impl Platforms {
+    /// What a request means: nothing or `dynamic` is the builder's own, several
+    /// are separated by commas. A leading slash, as some tools write it, is
+    /// ignored.
     ///
     /// # Errors
-    /// [`PlatformError`] with what was given.
-    pub fn resolve(requested: Option<&str>) -> Result<Option<Self>, PlatformError> {
-        match requested.map(|text| text.trim().trim_start_matches('/')) {
-            None | Some("" | "dynamic") => Ok(None),
-            Some(text) => text.parse().map(Some),
+    /// [`PlatformError`] with the one that is refused.
+    pub fn resolve(requested: Option<&str>) -> Result<Self, PlatformError> {
+        let names = requested.unwrap_or_default().split(',');
+        let names = names.map(|name| name.trim().trim_start_matches('/'));
+        let mut platforms = Vec::new();
+        for name in names.filter(|name| !matches!(*name, "" | "dynamic")) {
+            let platform = name.parse()?;
+            if !platforms.contains(&platform) {
+                platforms.push(platform);
+            }
         }
+        Ok(Self(platforms))
+    }
+
+    /// What a builder is told; nothing when it is to take its own.
+    pub fn sent(&self) -> Option<String> {
+        let names: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        (!names.is_empty()).then(|| names.join(","))
+    }
+
+    /// Each of them.
+    pub fn all(&self) -> &[Platform] {
+        &self.0
     }
 }
 
@@ -57,17 +79,23 @@ impl fmt::Display for Platform {
 mod tests {
     use super::*;
 
+    fn sent(requested: &str) -> Option<String> {
+        Platforms::resolve(Some(requested)).unwrap().sent()
+    }
+
     /// Checklist 17, 18, 34.
     #[test]
     fn only_a_resolved_platform_is_sent() {
-        for none in [None, Some(""), Some("dynamic"), Some(" "), Some("/")] {
-            assert_eq!(Platform::resolve(none), Ok(None), "{none:?}");
+        assert_eq!(Platforms::resolve(None).unwrap().sent(), None);
+        for none in ["", "dynamic", " ", "/"] {
+            assert_eq!(sent(none), None, "{none:?}");
         }
-        for amd64 in ["linux/amd64", "/linux/amd64", "amd64"] {
-            assert_eq!(Platform::resolve(Some(amd64)), Ok(Some(Platform::LinuxAmd64)));
+        for amd64 in ["linux/amd64", "/linux/amd64", "amd64", "linux/amd64,amd64"] {
+            assert_eq!(sent(amd64).as_deref(), Some("linux/amd64"));
         }
-        for other in ["windows/amd64", "linux/s390x", "linux/amd64,linux/arm64"] {
-            let error = Platform::resolve(Some(other)).unwrap_err();
+        assert_eq!(sent("arm64, /linux/amd64").as_deref(), Some("linux/arm64,linux/amd64"));
+        for other in ["windows/amd64", "linux/s390x"] {
+            let error = Platforms::resolve(Some(&format!("amd64,{other}"))).unwrap_err();
             assert!(error.to_string().contains(other), "{error}");
         }
     }

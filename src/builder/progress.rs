@@ -1,10 +1,12 @@
 //! BuildKit's status stream as build events: vertices merged by digest, output
 //! cut into lines of any length.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
-use bollard::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
+use bollard_buildkit_proto::moby::buildkit::v1::{StatusResponse, Vertex, VertexLog};
 use launchway_workflows::ports::{BuildEvent, BuildEventKind};
+
+use super::redact::Redactor;
 
 /// Lines of output kept for the error of a failed build.
 const TAIL: usize = 50;
@@ -23,13 +25,18 @@ struct Seen {
 }
 
 /// Turns status messages into events; remembers the end of the output.
-#[derive(Default)]
-pub(super) struct Progress {
+pub(super) struct Progress<'a> {
+    redactor: &'a Redactor,
     vertices: HashMap<String, Seen>,
-    tail: Vec<String>,
+    tail: VecDeque<String>,
 }
 
-impl Progress {
+impl<'a> Progress<'a> {
+    /// Events are cleaned by `redactor`.
+    pub(super) fn new(redactor: &'a Redactor) -> Self {
+        Self { redactor, vertices: HashMap::new(), tail: VecDeque::new() }
+    }
+
     /// The events of one message, in order.
     pub(super) fn absorb(&mut self, status: StatusResponse) -> Vec<BuildEvent> {
         let mut events = Vec::new();
@@ -44,15 +51,16 @@ impl Progress {
 
     /// The last lines of all output.
     pub(super) fn tail(self) -> Vec<String> {
-        self.tail
+        self.tail.into()
     }
 
     fn vertex(&mut self, vertex: Vertex, events: &mut Vec<BuildEvent>) {
         let started = vertex.started.as_ref().map(|at| millis(at.seconds, at.nanos));
         let completed = vertex.completed.as_ref().map(|at| millis(at.seconds, at.nanos));
         let seen = self.vertices.entry(vertex.digest.clone()).or_default();
-        seen.name.clone_from(&vertex.name);
-        let event = |at, kind| BuildEvent { at, vertex: vertex.name.clone(), kind };
+        let name = self.redactor.clean(&vertex.name).into_owned();
+        seen.name.clone_from(&name);
+        let event = |at, kind| BuildEvent { at, vertex: name.clone(), kind };
         if let (None, Some(at)) = (seen.started, started) {
             seen.started = Some(at);
             if !vertex.cached {
@@ -67,7 +75,10 @@ impl Progress {
         events.push(event(
             at,
             match (vertex.error.is_empty(), vertex.cached) {
-                (false, _) => BuildEventKind::Failed { duration_ms, error: vertex.error.clone() },
+                (false, _) => BuildEventKind::Failed {
+                    duration_ms,
+                    error: self.redactor.clean(&vertex.error).into_owned(),
+                },
                 (true, true) => BuildEventKind::Cached,
                 (true, false) => BuildEventKind::Done { duration_ms },
             },
@@ -109,11 +120,11 @@ impl Progress {
         events: &mut Vec<BuildEvent>,
     ) {
         let line = line.strip_suffix(b"\r").unwrap_or(line);
-        let text = String::from_utf8_lossy(line).into_owned();
+        let text = self.redactor.clean(&String::from_utf8_lossy(line)).into_owned();
         if self.tail.len() == TAIL {
-            self.tail.remove(0);
+            self.tail.pop_front();
         }
-        self.tail.push(text.chars().take(TAIL_LINE).collect());
+        self.tail.push_back(text.chars().take(TAIL_LINE).collect());
         let kind = if stderr { BuildEventKind::Stderr(text) } else { BuildEventKind::Stdout(text) };
         events.push(BuildEvent { at, vertex: vertex.to_owned(), kind });
     }
@@ -150,7 +161,8 @@ mod tests {
     /// Checklist 3.
     #[test]
     fn a_line_of_any_length_across_messages_stays_one_line() {
-        let mut progress = Progress::default();
+        let redactor = Redactor::default();
+        let mut progress = Progress::new(&redactor);
         let huge = "x".repeat(1_000_000);
         assert!(progress.absorb(log(huge.as_bytes())).is_empty());
         let events = progress.absorb(log(b"y\nnext\nrest"));
@@ -159,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_character_cut_in_two_is_whole_again() {
-        let mut progress = Progress::default();
+        let redactor = Redactor::default();
+        let mut progress = Progress::new(&redactor);
         let text = "größe\n".as_bytes();
         assert!(progress.absorb(log(&text[..3])).is_empty());
         assert_eq!(lines(&progress.absorb(log(&text[3..]))), ["größe"]);
@@ -167,7 +180,8 @@ mod tests {
 
     #[test]
     fn a_vertex_ends_once_and_gives_its_open_line_first() {
-        let mut progress = Progress::default();
+        let redactor = Redactor::default();
+        let mut progress = Progress::new(&redactor);
         progress.absorb(log(b"no line end"));
         let done = Vertex {
             digest: "v".to_owned(),

@@ -1,10 +1,13 @@
 //! Configuration: one commented file of defaults, overridden by a file, the
 //! environment and flags; every problem is named at once.
 
+mod builder;
 mod layers;
+#[cfg(test)]
+mod tests_builder;
 mod values;
 
-use std::{fmt, net::SocketAddr, path::PathBuf};
+use std::{fmt, net::SocketAddr, os::unix::fs::PermissionsExt, path::PathBuf};
 
 use launchway_workflows::{
     engine::{core::Settings, reconcile::RecoverySettings},
@@ -13,6 +16,7 @@ use launchway_workflows::{
 };
 use serde::Deserialize;
 
+pub use builder::{Backend, BuilderSettings};
 pub use layers::Overrides;
 pub use values::Period;
 
@@ -29,6 +33,10 @@ pub struct Config {
     pub restate: Restate,
     pub database: Database,
     pub storage: Storage,
+    pub builder: builder::Builder,
+    pub buildkit: builder::Buildkit,
+    pub depot: builder::Depot,
+    pub registry: builder::RegistrySection,
     pub build: Build,
     pub run: Run,
     pub recovery: Recovery,
@@ -332,6 +340,7 @@ impl Config {
                     .to_owned(),
             );
         }
+        problems.extend(self.builder_problems());
         problems
     }
 
@@ -370,6 +379,20 @@ pub(crate) fn read_secret(key: &str, file: &str) -> Result<String, String> {
         Ok(_) => Err(format!("{key} = `{file}`: the file is empty")),
         Err(error) => Err(format!("{key} = `{file}`: cannot be read: {error}")),
     }
+}
+
+/// The content of a secret's file that only its owner can read. What is mounted
+/// under `/run/secrets` is for one container alone, whatever its mode.
+fn read_private(key: &str, file: &str) -> Result<String, String> {
+    let secret = read_secret(key, file)?;
+    let mode = std::fs::metadata(file).map_or(0, |meta| meta.permissions().mode());
+    if mode & 0o077 != 0 && !file.starts_with("/run/secrets/") {
+        return Err(format!(
+            "{key} = `{file}`: others may read the file (mode {:03o}): chmod 600 it",
+            mode & 0o777
+        ));
+    }
+    Ok(secret)
 }
 
 fn url_or(url: &str, bind: SocketAddr) -> String {

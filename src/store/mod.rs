@@ -4,6 +4,7 @@
 mod attempts;
 mod build_log;
 mod changes;
+mod depot;
 mod domains;
 mod journals;
 mod keys;
@@ -30,6 +31,7 @@ use sqlx::{Any, AnyPool, Row, Transaction, any::AnyRow};
 use tokio::sync::{broadcast, watch};
 
 pub use changes::ChangeLog;
+pub(crate) use depot::DepotClaim;
 pub use domains::DomainView;
 pub use journals::{JournalLine, UnsavedJournal};
 pub use keys::{ApiKey, Role};

@@ -15,13 +15,15 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../migrations/sqlite/0001_start.sql")),
     (2, "attempts", include_str!("../../migrations/sqlite/0002_attempts.sql")),
     (3, "journals", include_str!("../../migrations/sqlite/0003_journals.sql")),
-    (4, "stops", include_str!("../../migrations/sqlite/0004_stops.sql")),
+    (4, "depot", include_str!("../../migrations/sqlite/0004_depot.sql")),
+    (5, "stops", include_str!("../../migrations/sqlite/0005_stops.sql")),
 ];
 const POSTGRES: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../migrations/postgres/0001_start.sql")),
     (2, "attempts", include_str!("../../migrations/postgres/0002_attempts.sql")),
     (3, "journals", include_str!("../../migrations/postgres/0003_journals.sql")),
-    (4, "stops", include_str!("../../migrations/postgres/0004_stops.sql")),
+    (4, "depot", include_str!("../../migrations/postgres/0004_depot.sql")),
+    (5, "stops", include_str!("../../migrations/postgres/0005_stops.sql")),
 ];
 
 /// Readers of a busy control plane; writers of SQLite queue behind one another.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use launchway_workflows::ports::{Builder, ContextStore, OpenapiScraper};
 
-use super::SetupError;
+use super::{SetupError, depot::StoredLedger};
 use crate::{
-    builder::{DockerBuilder, engine_version},
+    builder::{BuildkitBuilder, DepotBuilder, DepotLimits, DockerBuilder, engine_version},
+    config::{BuilderSettings, Config},
     krane::{Backend, DockerBackend, DockerSettings},
     storage::S3Storage,
+    store::Store,
     worker::HttpScraper,
 };
 
@@ -27,13 +29,18 @@ pub trait Adapters: Send + Sync + 'static {
     ///
     /// # Errors
     /// Its settings cannot be read.
-    fn builder(&self, owner: &str) -> Result<Arc<dyn Builder>, SetupError>;
+    fn builder(
+        &self,
+        config: &Config,
+        store: &Store,
+        owner: &str,
+    ) -> Result<Arc<dyn Builder>, SetupError>;
 
     /// What krane runs instances with; they are marked as `owner`'s.
     ///
     /// # Errors
     /// Its settings cannot be read.
-    fn backend(&self, owner: &str) -> Result<Arc<dyn Backend>, SetupError>;
+    fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError>;
 
     /// Where workflows find build contexts.
     fn contexts(&self, storage: &S3Storage) -> Arc<dyn ContextStore>;
@@ -42,7 +49,8 @@ pub trait Adapters: Send + Sync + 'static {
     fn scraper(&self) -> Arc<dyn OpenapiScraper>;
 }
 
-/// The Docker engine of this machine.
+/// The builder that is configured, and the Docker engine of this machine to run
+/// things.
 pub struct OnDocker;
 
 #[async_trait]
@@ -51,12 +59,30 @@ impl Adapters for OnDocker {
         engine_version().await.map(drop).map_err(SetupError)
     }
 
-    fn builder(&self, owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
-        Ok(Arc::new(DockerBuilder::connect(owner).map_err(SetupError::from)?))
+    fn builder(
+        &self,
+        config: &Config,
+        store: &Store,
+        owner: &str,
+    ) -> Result<Arc<dyn Builder>, SetupError> {
+        Ok(match config.builder().map_err(SetupError::from)? {
+            BuilderSettings::Docker(registry) => {
+                Arc::new(DockerBuilder::connect(registry, owner).map_err(SetupError)?)
+            }
+            BuilderSettings::Buildkit(address, registry) => {
+                Arc::new(BuildkitBuilder::new(address, registry, owner))
+            }
+            BuilderSettings::Depot(account) => {
+                let ledger = Arc::new(StoredLedger(store.clone()));
+                let started = DepotBuilder::start(account, ledger, DepotLimits::default(), owner);
+                Arc::new(started.map_err(SetupError)?)
+            }
+        })
     }
 
-    fn backend(&self, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
-        let settings = DockerSettings { owner: owner.to_owned() };
+    fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
+        let login = config.registry_login().map_err(SetupError::from)?;
+        let settings = DockerSettings { owner: owner.to_owned(), login };
         Ok(Arc::new(DockerBackend::start(settings).map_err(SetupError::from)?))
     }
 

@@ -4,6 +4,7 @@
 mod adapters;
 mod child;
 mod credentials;
+pub(crate) mod depot;
 mod detach;
 mod down;
 mod layout;

@@ -161,7 +161,7 @@ impl Parts {
     }
 
     pub(super) async fn start_krane(&mut self) -> Result<(), SetupError> {
-        let backend = self.adapters.backend(&self.secrets.installation)?;
+        let backend = self.adapters.backend(&self.config, &self.secrets.installation)?;
         let listener = listen("krane.bind", self.config.krane.bind).await?;
         let stopping = self.stopping();
         self.spawn(async move {
@@ -244,6 +244,7 @@ impl Parts {
         storage: &S3Storage,
     ) -> Result<(), SetupError> {
         let ingress = Arc::new(self.ingress());
+        let builder = self.adapters.builder(&self.config, store, &self.secrets.installation)?;
         let (store, runtime) = (Arc::new(store.clone()), Arc::new(self.krane()?));
         let readiness = ReadinessWatcher::new(store.clone(), runtime.clone(), ingress);
         let announcer: Arc<dyn RouteAnnouncer> = match &self.feed {
@@ -253,7 +254,7 @@ impl Parts {
         let core = Arc::new(Core {
             store,
             contexts: self.adapters.contexts(storage),
-            builder: self.adapters.builder(&self.secrets.installation)?,
+            builder,
             runtime,
             announcer,
             invocations: Arc::new(self.workflows()),

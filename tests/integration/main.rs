@@ -2,6 +2,7 @@
 //! engine, an S3 and a gateway, on private ports and directories.
 //! `./dev test` installs what this needs.
 
+mod builders;
 mod cancels;
 mod crashes;
 mod deploys;
@@ -11,6 +12,8 @@ mod mistakes;
 mod queue;
 mod releases;
 mod retries;
+#[path = "../support/mod.rs"]
+mod servers;
 mod setup;
 mod submissions;
 mod support;

@@ -2,7 +2,7 @@
 
 BUILD_PACKAGES=(gcc libc6-dev pkg-config)
 RUN_PACKAGES=(ca-certificates curl iptables busybox-static git)
-TEST_PACKAGES=(postgresql tcc musl-dev)
+TEST_PACKAGES=(postgresql tcc musl-dev iproute2 runc)
 BENCH_PACKAGES=(python3)
 CARGO_DENY=0.20.2
 CARGO_NEXTEST=0.9.143
@@ -32,9 +32,9 @@ need_packages() {
         return
     fi
     for package in "$@"; do
-        # Any Node.js, git or curl will do, from wherever it came.
+        # Any git, curl, python3 or runc will do, from wherever it came.
         case $package in
-            git | curl | python3) command -v "$package" >/dev/null && continue ;;
+            git | curl | python3 | runc) command -v "$package" >/dev/null && continue ;;
         esac
         installed "$package" || missing+=("$package")
     done
@@ -120,6 +120,7 @@ docker_start() {
 }
 
 docker_stop() {
+    [[ ! -d .dev/engine ]] || tools/dev/engine.sh stop
     [[ -f .dev/dockerd.pid ]] || die "./dev has not started a Docker engine"
     local pid
     pid=$(cat .dev/dockerd.pid)

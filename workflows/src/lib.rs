@@ -13,6 +13,7 @@ pub mod ids;
 pub mod model;
 pub mod names;
 pub mod ports;
+pub mod secret;
 pub mod services;
 pub mod status;
 pub mod step;

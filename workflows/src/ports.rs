@@ -18,11 +18,12 @@ use crate::{
         undo::{Started, Undone},
     },
     error::{StepError, StepFailure},
-    ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
+    ids::{BuildId, DeploymentId, InvocationId, ProjectId, WorkspaceId},
     model::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, Instance, NewDeployment, Routed,
         RunOptions, Submission,
     },
+    secret::Secret,
     services::{
         release::ReleaseRequest,
         routing::{SwapRequest, Swapped},
@@ -493,6 +494,8 @@ pub struct BuildSpec {
     pub deployment_id: DeploymentId,
     /// The owner, first part of the repository name.
     pub workspace_id: WorkspaceId,
+    /// Whose cache, and where builders keep projects apart, whose machine.
+    pub project_id: ProjectId,
     /// Last part of the repository name.
     pub project_slug: String,
     /// Where the builder reads the tar.gz.
@@ -501,6 +504,8 @@ pub struct BuildSpec {
     pub dockerfile_path: Option<String>,
     /// Target, platform, args.
     pub options: BuildOptions,
+    /// Build secrets by id: mounted while a command runs, part of no layer.
+    pub secrets: BTreeMap<String, Secret>,
     /// Labels of the image (source revision, …).
     pub labels: BTreeMap<String, String>,
 }

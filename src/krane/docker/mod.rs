@@ -27,6 +27,8 @@ use futures::{StreamExt, future::try_join_all};
 use launchway_proto::krane::v1::Instance;
 use launchway_workflows::ids::DeploymentId;
 
+use crate::registry::Login;
+
 use super::{
     backend::{Backend, BackendError, InstanceSpec},
     probe::Prober,
@@ -47,6 +49,8 @@ const DEFAULT_PORT: u16 = 8080;
 pub struct DockerSettings {
     /// Tells the containers of several installations on one engine apart.
     pub owner: String,
+    /// Who pulls from the registry that images are pushed to.
+    pub login: Option<Login>,
 }
 
 /// Runs instances as containers.
@@ -54,6 +58,7 @@ pub struct DockerSettings {
 pub struct DockerBackend {
     docker: Docker,
     owner: String,
+    login: Option<Login>,
     table: Arc<Table>,
     monitor: Monitor,
     /// One apply or delete of a deployment at a time.
@@ -80,6 +85,7 @@ impl DockerBackend {
         Ok(Self {
             docker,
             owner: settings.owner,
+            login: settings.login,
             table,
             monitor,
             turns: Arc::default(),
@@ -126,7 +132,9 @@ impl DockerBackend {
 
     async fn pull(&self, image: &str) -> Result<(), String> {
         let options = CreateImageOptionsBuilder::new().from_image(image).build();
-        let mut progress = self.docker.create_image(Some(options), None, None);
+        let credentials = self.login.as_ref().filter(|login| login.is_for(host_of(image)));
+        let credentials = credentials.map(Login::for_engine);
+        let mut progress = self.docker.create_image(Some(options), None, credentials);
         let pulling = async {
             while let Some(message) = progress.next().await {
                 message.map_err(|error| error.to_string())?;
@@ -222,6 +230,14 @@ impl Backend for DockerBackend {
 
     fn table(&self) -> &Arc<Table> {
         &self.table
+    }
+}
+
+/// The registry of a reference; without one it is Docker's own.
+fn host_of(image: &str) -> &str {
+    match image.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
+        _ => "docker.io",
     }
 }
 

@@ -32,7 +32,7 @@ impl Owner {
     }
 
     fn backend(&self) -> DockerBackend {
-        DockerBackend::start(DockerSettings { owner: self.name.clone() }).unwrap()
+        DockerBackend::start(DockerSettings { owner: self.name.clone(), login: None }).unwrap()
     }
 
     fn spec(&self, replicas: u32) -> InstanceSpec {
@@ -164,8 +164,11 @@ async fn a_new_process_adopts_its_own_and_leaves_others_alone() {
     again.table().synced().await;
     // Known as ready before anything is reported: no traffic is taken away.
     assert!(all_ready(1)(&again.table().get(id).instances), "{:?}", again.table().get(id));
-    let stranger =
-        DockerBackend::start(DockerSettings { owner: "krane-tests-stranger".to_owned() }).unwrap();
+    let stranger = DockerBackend::start(DockerSettings {
+        owner: "krane-tests-stranger".to_owned(),
+        login: None,
+    })
+    .unwrap();
     stranger.table().synced().await;
     assert!(stranger.table().all().is_empty());
     stranger.delete(id).await.unwrap();

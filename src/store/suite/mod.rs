@@ -2,6 +2,7 @@
 
 mod attempts;
 mod databases;
+mod depot;
 mod domains;
 mod interleavings;
 mod journals;

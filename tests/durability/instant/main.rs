@@ -11,8 +11,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use launchway::{
     cli,
+    config::Config,
     krane::Backend,
     storage::S3Storage,
+    store::Store,
     up::{Adapters, SetupError},
 };
 use launchway_workflows::{
@@ -43,11 +45,11 @@ impl Adapters for Instant {
         Ok(())
     }
 
-    fn builder(&self, _owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
+    fn builder(&self, _: &Config, _: &Store, _owner: &str) -> Result<Arc<dyn Builder>, SetupError> {
         Ok(Arc::new(builder::InstantBuilder::new(self.0.clone())))
     }
 
-    fn backend(&self, _owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
+    fn backend(&self, _: &Config, _owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
         Ok(Arc::new(backend::InstantBackend::new(self.0.clone())))
     }
 

@@ -170,10 +170,12 @@ async fn build_spec(
         build_id: plan.build_id.clone(),
         deployment_id: plan.deployment_id.clone(),
         workspace_id: plan.workspace_id.clone(),
+        project_id: plan.project_id.clone(),
         project_slug: plan.project_slug.clone(),
         context_url: core.contexts.presign_get(&context.build_context_path, lifetime).await?,
         dockerfile_path: context.dockerfile_path.clone(),
         options: core.store.build_options(&plan.deployment_id).await?,
+        secrets: BTreeMap::new(),
         labels,
     })
 }

@@ -1,0 +1,9 @@
+//! Every builder against real engines, from contexts in the real embedded
+//! store, to a real registry.
+
+mod bench;
+mod depot;
+#[path = "../../../tests/support/mod.rs"]
+mod servers;
+mod suite;
+mod tls;

@@ -1,0 +1,215 @@
+//! Builders and registries that are not this machine's Docker engine.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
+
+use launchway::builder::Address;
+use tokio::runtime::Runtime;
+
+use crate::{
+    servers::{
+        depot::{FakeDepot, TOKEN},
+        engine::current_engine,
+        forwarder::Forwarder,
+        registry::{PASSWORD, TestRegistry, USER},
+    },
+    support::{App, Installation, docker, eventually, step, text},
+};
+
+/// A BuildKit behind mutual TLS and a registry with a password.
+struct Elsewhere {
+    // Serves the forwarder as long as the test runs.
+    runtime: Runtime,
+    forwarder: Forwarder,
+    registry: TestRegistry,
+    files: tempfile::TempDir,
+}
+
+impl Elsewhere {
+    fn start() -> Self {
+        let runtime = Runtime::new().unwrap();
+        let forwarder = runtime.block_on(Forwarder::start(current_engine()));
+        let files = tempfile::tempdir().unwrap();
+        Self { runtime, forwarder, registry: TestRegistry::start(), files }
+    }
+
+    fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.files.path().join(name);
+        fs::write(&path, content).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        path
+    }
+
+    fn registry(&self, password: &str) -> Vec<String> {
+        let password = self.file("password", password.as_bytes());
+        vec![
+            format!("registry.host={}", self.registry.host),
+            "registry.repository=apps".to_owned(),
+            format!("registry.username={USER}"),
+            format!("registry.password_file={}", password.display()),
+        ]
+    }
+
+    fn buildkit(&self) -> Vec<String> {
+        let Address::Tcp { host, port, tls: Some(tls) } = self.forwarder.client() else {
+            panic!("it has no TLS")
+        };
+        let mut settings = vec![
+            "builder.backend=buildkit".to_owned(),
+            format!("buildkit.address=tcp://{host}:{port}"),
+            format!("buildkit.server_name={}", tls.server_name),
+        ];
+        for (name, pem) in [("ca_file", tls.ca), ("cert_file", tls.cert), ("key_file", tls.key)] {
+            settings.push(format!("buildkit.{name}={}", self.file(name, &pem).display()));
+        }
+        settings
+    }
+}
+
+impl Elsewhere {
+    /// The same machine and registry as Depot's.
+    fn depot(&self) -> (FakeDepot, Vec<String>) {
+        let fake = self.runtime.block_on(FakeDepot::start(&self.forwarder, false));
+        let token = self.file("token", TOKEN.as_bytes());
+        let password = self.file("password", PASSWORD.as_bytes());
+        let settings = vec![
+            "builder.backend=depot".to_owned(),
+            format!("depot.api_url={}", fake.url),
+            format!("depot.token_file={}", token.display()),
+            format!("registry.host={}", self.registry.host),
+            format!("registry.username={USER}"),
+            format!("registry.password_file={}", password.display()),
+        ];
+        (fake, settings)
+    }
+}
+
+fn installation(settings: &[Vec<String>]) -> Installation {
+    let settings: Vec<&str> = settings.iter().flatten().map(String::as_str).collect();
+    Installation::start_with(&settings)
+}
+
+/// The digest of what a deployment's container was made from, as its registry
+/// has it.
+fn running_digest(here: &Installation, id: &str) -> String {
+    let containers = here.containers(id);
+    assert_eq!(containers.len(), 1, "{containers:?}");
+    let image = docker(&["inspect", "-f", "{{.Image}}", &containers[0]]).concat();
+    docker(&["image", "inspect", "-f", "{{join .RepoDigests \" \"}}", &image]).concat()
+}
+
+/// Checklist 2, 41: BuildKit pushes, and another engine pulls by digest.
+#[test]
+fn what_a_buildkit_has_pushed_runs_on_another_engine() {
+    let elsewhere = Elsewhere::start();
+    let here = installation(&[elsewhere.buildkit(), elsewhere.registry(PASSWORD)]);
+    let result = here.deploy(App::new("built elsewhere", "").path(), &["--project", "shop"]);
+    let image = result["image"].as_str().unwrap();
+    let digest = result["digest"].as_str().unwrap();
+    let repository = format!("{}/apps/local/shop", elsewhere.registry.host);
+    assert!(image.starts_with(&repository), "{image}");
+    let shown = here.inspect(result["deployment_id"].as_str().unwrap());
+    assert_eq!(step(&shown, "push-image")["status"], "done", "{shown:#}");
+    let running = running_digest(&here, result["deployment_id"].as_str().unwrap());
+    assert_eq!(running, format!("{repository}@{digest}"));
+    assert_eq!(here.get("shop-preview-local.localhost", "/").body, "built elsewhere");
+    nothing_has(&here, &[PASSWORD]);
+}
+
+#[test]
+fn what_docker_has_built_is_pushed_and_runs_by_its_digest() {
+    let elsewhere = Elsewhere::start();
+    let here = installation(&[elsewhere.registry(PASSWORD)]);
+    let result = here.deploy(App::new("pushed", "").path(), &["--project", "shop"]);
+    let shown = here.inspect(result["deployment_id"].as_str().unwrap());
+    assert_eq!(step(&shown, "push-image")["status"], "done", "{shown:#}");
+    let digest = result["digest"].as_str().unwrap();
+    let running = running_digest(&here, result["deployment_id"].as_str().unwrap());
+    assert_eq!(running, format!("{}/apps/local/shop@{digest}", elsewhere.registry.host));
+    nothing_has(&here, &[PASSWORD]);
+}
+
+#[test]
+fn a_wrong_password_fails_the_push_and_a_retry_pushes_without_building() {
+    let elsewhere = Elsewhere::start();
+    let mut here = installation(&[elsewhere.registry("mistyped-password")]);
+    let app = App::new("pushed at last", "");
+    let output = here.run(&["deploy", &app.path().display().to_string(), "--project", "shop"]);
+    assert_eq!(output.status.code(), Some(3), "{}", text(&output));
+    let said = text(&output);
+    for expected in ["failed at push-image", "registry-auth"] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
+    assert!(!said.contains("mistyped-password"), "{said}");
+    let listed = here.json(&["list", "--project", "shop"]);
+    let id = listed["deployments"][0]["deployment_id"].as_str().unwrap().to_owned();
+    here.stop_up();
+    elsewhere.file("password", PASSWORD.as_bytes());
+    here.up();
+    let retried = here.json(&["retry", &id]);
+    assert_eq!(retried["status"], "live", "{retried:#}");
+    let attempts: Vec<_> = retried["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|row| row["name"] == "build-image")
+        .map(|row| row["attempt"].clone())
+        .collect();
+    assert_eq!(attempts, [1], "it was built again: {retried:#}");
+}
+
+/// Checklist 77: whatever becomes of the worker, Depot hears how a build ended.
+#[test]
+fn a_worker_that_is_killed_leaves_no_build_open_at_depot() {
+    let elsewhere = Elsewhere::start();
+    let (fake, settings) = elsewhere.depot();
+    fake.state().pending = u32::MAX;
+    let mut here = installation(&[settings]);
+    let app = App::new("built by depot", "");
+    let id = here.submit(app.path(), &["--project", "shop"]);
+    eventually("a machine is asked for", || (fake.state().pending < u32::MAX).then_some(()));
+    here.kill_up();
+    assert_eq!(fake.ends(), [Vec::<String>::new()]);
+    fake.state().pending = 0;
+    here.up();
+    let shown = here.wait_status(&id, &["live", "failed"]);
+    assert_eq!(shown["status"], "live", "{shown:#}");
+    assert_eq!(fake.ends(), [["canceled"], ["success"]]);
+    assert_eq!(fake.state().projects.len(), 1);
+    let image = shown["image"].as_str().unwrap();
+    assert!(image.starts_with(&format!("{}/depotproject1", elsewhere.registry.host)), "{image}");
+    assert_eq!(here.get("shop-preview-local.localhost", "/").body, "built by depot");
+    nothing_has(&here, &[PASSWORD, TOKEN]);
+}
+
+#[test]
+fn a_cancelled_build_is_cancelled_at_depot_too() {
+    let elsewhere = Elsewhere::start();
+    let (fake, settings) = elsewhere.depot();
+    let here = installation(&[settings]);
+    let app = App::new("", r#"RUN ["/bin/busybox", "sleep", "7654321"]"#);
+    let id = here.submit(app.path(), &["--project", "shop"]);
+    eventually("the command runs", || {
+        text(&here.run(&["logs", &id, "--build"])).contains("RUN").then_some(())
+    });
+    let output = here.run(&["cancel", &id]);
+    assert!(output.status.success(), "{}", text(&output));
+    here.wait_status(&id, &["cancelled"]);
+    assert_eq!(fake.ends(), [["canceled"]]);
+}
+
+/// No file of the installation has any of these; journals are in Restate's own.
+fn nothing_has(here: &Installation, secrets: &[&str]) {
+    let mut dirs = vec![here.data()];
+    while let Some(dir) = dirs.pop() {
+        for entry in fs::read_dir(dir).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                dirs.push(entry.path());
+            } else if let Ok(content) = fs::read(entry.path()) {
+                for secret in secrets {
+                    let found = content.windows(secret.len()).any(|at| at == secret.as_bytes());
+                    assert!(!found, "{} is in {}", secret, entry.path().display());
+                }
+            }
+        }
+    }
+}
