@@ -154,7 +154,11 @@ async fn kill_at(
     let reached = here.reached();
     waiting
         .iter()
-        .map(|id| first_progress(&known, &reached, id) - back)
+        .map(|id| {
+            // What krane does first is to make an instance.
+            let made = here.outside.began(id).filter(|_| only_krane);
+            made.unwrap_or_else(|| first_progress(&known, &reached, id)) - back
+        })
         .map(|ms| ms.max(0))
         .collect()
 }

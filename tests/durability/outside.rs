@@ -73,6 +73,15 @@ impl Outside {
         }
     }
 
+    /// When the deployment's first instance was made, in milliseconds since the
+    /// epoch, where that can be told.
+    pub fn began(&self, of: &DeploymentId) -> Option<i64> {
+        match self {
+            Self::Instant(_) => None,
+            Self::Docker(engine) => engine.first_created(of),
+        }
+    }
+
     /// Deployments that have instances.
     pub fn deployed(&self) -> HashSet<String> {
         match self {
@@ -147,6 +156,16 @@ impl Engine {
             .lines()
             .map(str::to_owned)
             .collect()
+    }
+
+    fn first_created(&self, of: &DeploymentId) -> Option<i64> {
+        let label = format!("label=launchway.deployment={of}");
+        let ids = self.docker(&["ps", "-aq", "--filter", &label]);
+        let created =
+            [&["inspect", "--format", "{{.Created}}"][..], &ids.lines().collect::<Vec<_>>()];
+        let times = self.docker(&created.concat());
+        let millis = |time: &str| Some(time.parse::<jiff::Timestamp>().ok()?.as_millisecond());
+        times.lines().filter_map(millis).min()
     }
 
     /// Removes everything that the installation has left.
