@@ -74,7 +74,8 @@ wait_for() {
     shift
     for ((tries = 0; tries < 300; tries++)); do
         "$@" && return
-        is_running "$name" || break
+        # Not by its name: a moment ago it was still the shell that starts it.
+        kill -0 "$(cat "$HOME_DIR/$name.pid")" 2>/dev/null || break
         sleep 0.1
     done
     tail -n 20 "$HOME_DIR/$name.log" >&2
