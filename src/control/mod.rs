@@ -9,6 +9,7 @@ mod deployments;
 mod explain;
 mod journal;
 mod routes;
+mod secrets;
 mod watch;
 
 use std::{future::Future, sync::Arc};
@@ -33,6 +34,7 @@ use crate::{
     restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::S3Storage,
     store::Store,
+    vault::Vault,
 };
 
 /// What the API is made of.
@@ -56,6 +58,8 @@ pub struct Control {
     pub max_context_bytes: u64,
     /// After how long what happens by itself.
     pub limits: Limits,
+    /// Seals build secrets.
+    pub vault: Vault,
     /// Routes for gateways.
     pub routes: Arc<RouteFeed>,
 }

@@ -8,6 +8,7 @@ mod crashes;
 mod deploys;
 mod journals;
 mod mistakes;
+mod output;
 mod queue;
 mod releases;
 mod retries;
