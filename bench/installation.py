@@ -10,7 +10,8 @@ import subprocess
 import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LAUNCHWAY = ROOT / "target/release/launchway"
+# Another binary than the release build, to try a benchmark out.
+LAUNCHWAY = pathlib.Path(os.environ.get("LAUNCHWAY_BENCH_BINARY", ROOT / "target/release/launchway"))
 SETTINGS = [
     "control.bind",
     "krane.bind",

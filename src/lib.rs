@@ -21,4 +21,5 @@ pub mod storage;
 pub mod store;
 pub mod telemetry;
 pub mod up;
+pub mod vault;
 pub mod worker;

@@ -8,6 +8,15 @@ use tonic::{Code, Status};
 
 use super::redact::Redactor;
 
+/// What a builder says when its own store or network fails, whatever is built:
+/// a snapshot that its garbage collection took, a bridge that is gone.
+const OWN_TROUBLE: [&str; 4] = [
+    "failed to stat active key",
+    "during finalize",
+    "failed to create endpoint",
+    "failed to get reader from content store",
+];
+
 /// BuildKit's answer to a solve as a step's error.
 pub(super) fn of_status(
     status: &Status,
@@ -41,6 +50,12 @@ fn of_message(message: String, dockerfile: &str, tail: Vec<String>) -> StepError
         "job not found",
     ]) {
         return lost(&message);
+    }
+    if has(&OWN_TROUBLE) {
+        return StepError::transient(
+            ErrorCode::BuilderUnavailable,
+            format!("the builder is in trouble of its own: {message}"),
+        );
     }
     if has(&["failed to push", "failed to export cache", "failed to copy"]) {
         return of_push(message);
@@ -96,6 +111,13 @@ pub(super) fn of_push(message: String) -> StepError {
     StepError::transient(ErrorCode::RegistryUnavailable, message)
 }
 
+/// Whether the builder's cache is at fault: building without it may help.
+pub(super) fn is_of_cache(error: &StepError) -> bool {
+    let failure = error.failure();
+    failure.code == ErrorCode::BuilderUnavailable
+        && failure.message.contains("failed to stat active key")
+}
+
 /// BuildKit is gone, or has forgotten the build.
 fn lost(message: &str) -> StepError {
     let message = format!("BuildKit was lost in the middle of the build: {message}");
@@ -128,5 +150,38 @@ pub(super) fn of_engine(error: &Error) -> StepError {
             ErrorCode::BuilderUnavailable,
             format!("the Docker engine failed: {message}"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen on 28.5 while images were removed beside a build, and on 20.10
+    /// without its bridge.
+    #[test]
+    fn a_builders_own_trouble_is_not_the_users_and_is_tried_again() {
+        for said in [
+            "failed to commit xepg to kcim during finalize: failed to stat active key during commit: \
+             snapshot xepg does not exist: not found",
+            "executor failed running [/bin/sh -c make]: failed to create endpoint v5iu on network \
+             bridge: could not find bridge docker0",
+        ] {
+            let error = of_message(said.to_owned(), "Dockerfile", Vec::new());
+            assert!(matches!(error, StepError::Transient(_)), "{error:?}");
+            assert_eq!(error.failure().code, ErrorCode::BuilderUnavailable, "{error:?}");
+            assert_eq!(is_of_cache(&error), said.contains("snapshot"), "{error:?}");
+        }
+    }
+
+    /// A digest may contain any number.
+    #[test]
+    fn a_registry_that_is_down_does_not_refuse_the_login() {
+        let said = "failed to push r:5000/a/b:t: failed to do request: Head \
+            \"https://r:5000/v2/a/b/blobs/sha256:1401a403\": connect: connection refused";
+        let error = of_message(said.to_owned(), "Dockerfile", Vec::new());
+        assert_eq!(error.failure().code, ErrorCode::RegistryUnavailable, "{error:?}");
+        let refused = of_push("unauthorized: authentication required".to_owned());
+        assert_eq!(refused.failure().code, ErrorCode::RegistryAuth, "{refused:?}");
     }
 }

@@ -1,6 +1,7 @@
 //! Builders: from an uploaded context to an image.
 
 mod buildkit;
+mod check;
 mod depot;
 mod docker;
 mod engine;
@@ -10,6 +11,7 @@ mod progress;
 mod redact;
 
 pub use buildkit::{Address, BuildkitBuilder, EngineAddress, Tls};
+pub use check::{check_buildkit, check_depot, check_docker};
 pub use depot::{
     Claim, DepotAccount, DepotBuilder, Ledger, Limits as DepotLimits, Outcome as DepotOutcome,
     Registered,

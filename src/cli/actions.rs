@@ -29,7 +29,7 @@ pub(super) async fn retry(global: &Global, args: RetryArgs) -> Result<Exit, Fail
     };
     let answer = api.deployments.retry_deployment(request).await;
     let retried = answer.map_err(|status| Failure::of_call(&status))?.into_inner();
-    let mut renderer = Renderer::new(global.json).since_attempt(retried.attempt);
+    let mut renderer = Renderer::of(global).since_attempt(retried.attempt);
     let (attempt, from, why) = (retried.attempt, &retried.from, &retried.why);
     renderer.note(&format!("attempt {attempt} begins at {from}: {why}"));
     if args.follow.detach {
@@ -52,7 +52,7 @@ pub(super) async fn redeploy(
         announce(global, &id, "pending");
         return Ok(Exit::Success);
     }
-    let mut renderer = Renderer::new(global.json);
+    let mut renderer = Renderer::of(global);
     renderer.note(&format!("deployment {id}"));
     follow(&mut api, &id, &mut renderer, args.wait_timeout.get()).await
 }
@@ -63,7 +63,7 @@ pub(super) async fn cancel(global: &Global, args: CancelArgs) -> Result<Exit, Fa
     let request = CancelDeploymentRequest { deployment_id: args.id.clone() };
     let answer = api.deployments.cancel_deployment(request).await;
     let asked = answer.map_err(|status| Failure::of_call(&status))?.into_inner().asked;
-    let mut renderer = Renderer::new(global.json).quiet();
+    let mut renderer = Renderer::of(global).quiet();
     match asked {
         true => renderer.note(&format!("deployment {} is asked to end", args.id)),
         false => renderer.note(&format!("deployment {} is cancelled already", args.id)),
@@ -134,7 +134,7 @@ fn shown(
         }));
         return Ok(Exit::Success);
     }
-    let renderer = Renderer::new(false);
+    let renderer = Renderer::for_people();
     let started = if released.started { " (its instances were started first)" } else { "" };
     let previous = match released.previous_deployment_id.as_str() {
         "" => String::new(),

@@ -43,6 +43,28 @@ pub(super) struct Global {
     /// Print JSON, one object per line
     #[arg(long, global = true)]
     pub(super) json: bool,
+    /// How progress is shown
+    #[arg(
+        long,
+        global = true,
+        env = "LAUNCHWAY_PROGRESS",
+        value_name = "KIND",
+        default_value = "auto"
+    )]
+    pub(super) progress: Progress,
+}
+
+/// See `--progress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Progress {
+    /// tty on a terminal, else plain
+    Auto,
+    /// What runs, with its time and the end of its output, redrawn in place
+    Tty,
+    /// One line for each event, with its time
+    Plain,
+    /// The same as --json
+    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -115,6 +137,11 @@ pub(super) enum Command {
     /// Show, add and remove hostnames
     #[command(subcommand)]
     Domains(DomainsCommand),
+    /// Choose what builds
+    Builder {
+        #[command(subcommand)]
+        command: BuilderCommand,
+    },
     /// Print the version
     Version,
 }
@@ -133,6 +160,75 @@ pub(super) enum DomainsCommand {
         /// Hostname
         name: String,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum BuilderCommand {
+    /// Check a builder and write it into the configuration
+    Use(BuilderArgs),
+}
+
+/// What is not given is asked for on a terminal.
+#[derive(Debug, Args)]
+pub(super) struct BuilderArgs {
+    /// What builds
+    #[arg(value_enum)]
+    pub(super) backend: BackendName,
+    #[command(flatten)]
+    pub(super) config: ConfigArgs,
+    /// buildkit: tcp://HOST:PORT or unix:///PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub(super) address: Option<String>,
+    /// buildkit: authority of the server's certificate
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca_file: Option<PathBuf>,
+    /// buildkit: certificate of this client
+    #[arg(long, value_name = "FILE")]
+    pub(super) cert_file: Option<PathBuf>,
+    /// buildkit: its key
+    #[arg(long, value_name = "FILE")]
+    pub(super) key_file: Option<PathBuf>,
+    /// buildkit: name in the server's certificate
+    #[arg(long, value_name = "NAME")]
+    pub(super) server_name: Option<String>,
+    /// depot: file with the organisation's API token
+    #[arg(long, value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+    /// depot: the organisation, where there are several
+    #[arg(long, value_name = "ID")]
+    pub(super) organization: Option<String>,
+    /// depot: where projects are made
+    #[arg(long, value_name = "REGION")]
+    pub(super) region: Option<String>,
+    /// depot: the API's address
+    #[arg(long, value_name = "URL", hide = true)]
+    pub(super) api_url: Option<String>,
+    /// Registry of the images, with its port
+    #[arg(long, value_name = "HOST")]
+    pub(super) registry: Option<String>,
+    /// First part of every repository
+    #[arg(long, value_name = "NAME")]
+    pub(super) repository: Option<String>,
+    /// User of the registry
+    #[arg(long, value_name = "NAME")]
+    pub(super) username: Option<String>,
+    /// File with its password
+    #[arg(long, value_name = "FILE")]
+    pub(super) password_file: Option<PathBuf>,
+    /// Keep layers in the registry
+    #[arg(long)]
+    pub(super) cache: bool,
+}
+
+/// See `builder.backend`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum BackendName {
+    /// The Docker engine
+    Docker,
+    /// A buildkitd
+    Buildkit,
+    /// Depot
+    Depot,
 }
 
 /// Settings of the servers.
@@ -188,7 +284,7 @@ pub(super) struct DeployArgs {
     #[arg(long, conflicts_with = "environment")]
     pub(super) prod: bool,
     /// Deploy this image instead of building one
-    #[arg(long, value_name = "REF", conflicts_with_all = ["dockerfile", "target", "build_args", "no_cache"])]
+    #[arg(long, value_name = "REF", conflicts_with_all = ["dockerfile", "target", "build_args", "build_secrets", "no_cache"])]
     pub(super) image: Option<String>,
     /// Branch [default: git's]
     #[arg(long, value_name = "NAME")]
@@ -208,6 +304,9 @@ pub(super) struct DeployArgs {
     /// Build argument; may be repeated
     #[arg(long = "build-arg", value_name = "NAME=VALUE")]
     pub(super) build_args: Vec<String>,
+    /// Build secret, from a file or a variable; may be repeated
+    #[arg(long = "build-secret", value_name = "id=ID,src=FILE|env=NAME")]
+    pub(super) build_secrets: Vec<String>,
     /// Build without cached layers
     #[arg(long)]
     pub(super) no_cache: bool,
@@ -278,4 +377,7 @@ pub(super) struct LogsArgs {
     /// Follow until the deployment ends
     #[arg(long, short)]
     pub(super) follow: bool,
+    /// Of this attempt [default: all]
+    #[arg(long, value_name = "N")]
+    pub(super) attempt: Option<u32>,
 }

@@ -29,10 +29,11 @@ const REWATCH: Duration = Duration::from_millis(200);
 const MAX_AWAY: u32 = 300;
 
 pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<Exit, Failure> {
-    let mut renderer = Renderer::new(global.json);
+    let mut renderer = Renderer::of(global);
     let file = project::read(&args.path)?;
     let project = project::name(global, &file, &args.path)?;
     let build_args = build_args(&args.build_args)?;
+    let secrets = build_secrets(&args.build_secrets)?;
     let mut api = connect(global).await?;
     let git = if args.image.is_some() { None } else { pack::git::detect(&args.path).await };
     let (source, content_hash) = match &args.image {
@@ -64,6 +65,7 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<Exit, Fa
             platform: args.platform.clone(),
             build_args,
             no_cache: args.no_cache,
+            secrets,
         }),
         run_options: Some(RunOptions {
             port: u32::from(args.port.or(file.port).unwrap_or(0)),
@@ -95,7 +97,7 @@ pub(super) fn announce(global: &Global, id: &str, status: &str) {
 
 pub(super) async fn watch(global: &Global, id: &str) -> Result<Exit, Failure> {
     let mut api = connect(global).await?;
-    follow(&mut api, id, &mut Renderer::new(global.json), Duration::MAX).await
+    follow(&mut api, id, &mut Renderer::of(global), Duration::MAX).await
 }
 
 fn environment(global: &Global, args: &DeployArgs, file: &ProjectFile) -> String {
@@ -113,6 +115,32 @@ fn build_args(given: &[String]) -> Result<HashMap<String, String>, Failure> {
             _ => Err(Failure::usage(format!("--build-arg {text}: give NAME=VALUE"))),
         })
         .collect()
+}
+
+/// Reads build secrets here, where their files are.
+fn build_secrets(given: &[String]) -> Result<HashMap<String, String>, Failure> {
+    given.iter().map(|text| build_secret(text).map_err(Failure::usage)).collect()
+}
+
+fn build_secret(text: &str) -> Result<(String, String), String> {
+    let rule = || format!("--build-secret {text}: give id=ID,src=FILE or id=ID,env=NAME");
+    let mut parts = HashMap::new();
+    for part in text.split(',') {
+        let (key, value) = part.split_once('=').ok_or_else(rule)?;
+        parts.insert(key, value);
+    }
+    let id = parts.remove("id").filter(|id| !id.is_empty()).ok_or_else(rule)?;
+    let problem = |source: &str, error: String| format!("--build-secret {id}: {source}: {error}");
+    let secret = match (parts.remove("src"), parts.remove("env"), parts.is_empty()) {
+        (Some(file), None, true) => {
+            std::fs::read_to_string(file).map_err(|error| problem(file, error.to_string()))?
+        }
+        (None, Some(name), true) => {
+            std::env::var(name).map_err(|error| problem(name, error.to_string()))?
+        }
+        _ => return Err(rule()),
+    };
+    Ok((id.to_owned(), secret))
 }
 
 fn commit(args: &DeployArgs, git: Option<GitState>) -> Option<GitCommitInfo> {
@@ -250,21 +278,34 @@ pub(super) async fn settled(
             Err(status) => status,
         };
         away += 1;
-        let gone = matches!(
-            interrupted.code(),
-            tonic::Code::Unavailable
-                | tonic::Code::Unknown
-                | tonic::Code::Cancelled
-                | tonic::Code::Internal
-        );
-        if !gone || away > MAX_AWAY {
-            return Err(Failure::of_call(&interrupted));
-        }
-        if away == 1 {
-            renderer.note("the control API is away; waiting for it");
-        }
-        tokio::time::sleep(REWATCH).await;
+        await_return(&interrupted, away, renderer).await?;
     }
+}
+
+/// Waits before the next look at a control API that is away.
+///
+/// # Errors
+/// It refused the call, or is away for too long.
+pub(super) async fn await_return(
+    interrupted: &tonic::Status,
+    away: u32,
+    renderer: &Renderer,
+) -> Result<(), Failure> {
+    let gone = matches!(
+        interrupted.code(),
+        tonic::Code::Unavailable
+            | tonic::Code::Unknown
+            | tonic::Code::Cancelled
+            | tonic::Code::Internal
+    );
+    if !gone || away > MAX_AWAY {
+        return Err(Failure::of_call(interrupted));
+    }
+    if away == 1 {
+        renderer.note("the control API is away; waiting for it");
+    }
+    tokio::time::sleep(REWATCH).await;
+    Ok(())
 }
 
 fn is_settled(deployment: &Deployment) -> bool {

@@ -27,6 +27,7 @@ pub(super) async fn doctor(global: &Global, args: ConfigArgs) -> Result<Exit, Fa
     let mut checks: Vec<Check> = vec![
         ("data directory", Ok(config.data_dir.display().to_string())),
         ("docker", docker().await),
+        ("builder", builder(&config).await),
         ("restate-server", restate_program(&config)),
         ("localhost names", localhost_names().await),
     ];
@@ -77,6 +78,10 @@ fn report(global: &Global, checks: &[Check], healthy: bool) {
 
 async fn docker() -> Result<String, String> {
     engine_version().await.map(|version| format!("engine {version}"))
+}
+
+async fn builder(config: &Config) -> Result<String, String> {
+    config.builder().map_err(|error| error.to_string())?.check().await
 }
 
 fn restate_program(config: &Config) -> Result<String, String> {

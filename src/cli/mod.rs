@@ -3,17 +3,20 @@
 
 mod actions;
 mod args;
+mod builder;
 mod connect;
 mod deploy;
 mod doctor;
 mod domains;
 mod exit;
 mod inspect;
+mod logs;
 mod project;
 mod query;
 mod render;
 mod serve;
 mod time;
+mod vertices;
 mod why;
 
 use std::sync::Arc;
@@ -29,7 +32,7 @@ use args::Command;
 /// Runs the command line of this process, on these adapters where it is a
 /// server.
 pub async fn main(adapters: Arc<dyn Adapters>) -> Exit {
-    let cli = match Cli::try_parse() {
+    let mut cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are no errors; clap prints each where it belongs.
@@ -37,7 +40,8 @@ pub async fn main(adapters: Arc<dyn Adapters>) -> Exit {
             return if error.use_stderr() { Exit::Usage } else { Exit::Success };
         }
     };
-    let json = cli.global.json;
+    let json = cli.global.json || cli.global.progress == args::Progress::Json;
+    cli.global.json = json;
     match run(cli, adapters).await {
         Ok(exit) => exit,
         Err(failure) => {
@@ -63,11 +67,14 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::Promote { id } => actions::promote(global, id).await,
         Command::List(args) => query::list(global, args).await,
         Command::Inspect { id } => inspect::inspect(global, &id).await,
-        Command::Logs(args) => query::logs(global, args).await,
+        Command::Logs(args) => logs::logs(global, args).await,
         Command::Journal { id, attempt } => why::journal(global, id, attempt).await,
         Command::Why { id } => why::why(global, id).await,
         Command::Open { id } => query::open(global, id.as_deref()).await,
         Command::Domains(command) => domains::domains(global, command).await,
+        Command::Builder { command: args::BuilderCommand::Use(args) } => {
+            builder::use_builder(global, args).await
+        }
         Command::Version => query::version(global),
     }
 }

@@ -66,6 +66,7 @@ mod tests {
             project: project.map(str::to_owned),
             environment: None,
             json: false,
+            progress: super::super::args::Progress::Auto,
         }
     }
 

@@ -2,17 +2,16 @@
 
 use launchway_proto::ctrl::v1::{
     Deployment, Failure as Failed, GetDeploymentRequest, ListDeploymentsRequest,
-    StreamBuildLogsRequest,
 };
 use serde_json::{Value, json};
 
 use super::{
     Exit, Failure,
-    args::{Global, ListArgs, LogsArgs},
+    args::{Global, ListArgs},
     connect::{Api, connect},
     deploy::here,
     project,
-    render::{emit, log_json, log_text, print, some, table},
+    render::{emit, print, some, table},
     time::{ago, now_ms},
 };
 
@@ -75,30 +74,6 @@ pub(super) async fn get(api: &mut Api, id: &str) -> Result<Deployment, Failure> 
     found.ok_or_else(|| {
         Failure::new(Exit::Internal, "the control API answered without a deployment")
     })
-}
-
-pub(super) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, Failure> {
-    let mut api = connect(global).await?;
-    let request = StreamBuildLogsRequest {
-        deployment_id: args.id,
-        attempt: 0,
-        after: 0,
-        follow: args.follow,
-    };
-    let answer = api.deployments.stream_build_logs(request).await;
-    let mut lines = answer.map_err(|status| Failure::of_call(&status))?.into_inner();
-    let mut count = 0;
-    while let Some(line) = lines.message().await.map_err(|status| Failure::of_call(&status))? {
-        count += 1;
-        match global.json {
-            true => emit(&log_json(&line)),
-            false => print(&log_text(&line)),
-        }
-    }
-    if global.json {
-        emit(&json!({"type": "result", "lines": count}));
-    }
-    Ok(Exit::Success)
 }
 
 pub(super) async fn open(global: &Global, id: Option<&str>) -> Result<Exit, Failure> {

@@ -6,14 +6,16 @@ use std::{
     sync::Mutex,
 };
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use launchway_proto::ctrl::v1::{BuildLogLine, Deployment, DeploymentStep};
 use serde_json::json;
 
 use super::{
     Failure,
+    args::{Global, Progress},
     query::deployment_json,
     time::{clock, duration, now_ms},
+    vertices::Vertices,
 };
 
 /// How progress is shown.
@@ -30,7 +32,9 @@ enum Mode {
 /// Shows what happens while it happens.
 pub(super) struct Renderer {
     mode: Mode,
+    screen: MultiProgress,
     bar: Mutex<Option<ProgressBar>>,
+    vertices: Vertices,
     /// Last shown status, try and message by step and attempt.
     shown: HashMap<(String, u32), (String, u32, String)>,
     /// Earlier attempts are not shown.
@@ -40,15 +44,33 @@ pub(super) struct Renderer {
 }
 
 impl Renderer {
-    pub(super) fn new(json: bool) -> Self {
+    /// As the flags ask for it.
+    pub(super) fn of(global: &Global) -> Self {
+        let progress = if global.json { Progress::Json } else { global.progress };
         let colours = std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let mode = match (json, std::io::stderr().is_terminal() && colours) {
-            (true, _) => Mode::Json,
-            (false, true) => Mode::Terminal,
-            (false, false) => Mode::Plain,
-        };
-        let shown = HashMap::new();
-        Self { mode, bar: Mutex::new(None), shown, from_attempt: 0, quiet: false }
+        Self::with(match progress {
+            Progress::Json => Mode::Json,
+            Progress::Tty => Mode::Terminal,
+            Progress::Auto if std::io::stderr().is_terminal() && colours => Mode::Terminal,
+            Progress::Auto | Progress::Plain => Mode::Plain,
+        })
+    }
+
+    /// For a single note to people.
+    pub(super) fn for_people() -> Self {
+        Self::with(if std::io::stderr().is_terminal() { Mode::Terminal } else { Mode::Plain })
+    }
+
+    fn with(mode: Mode) -> Self {
+        Self {
+            mode,
+            screen: MultiProgress::new(),
+            bar: Mutex::new(None),
+            vertices: Vertices::default(),
+            shown: HashMap::new(),
+            from_attempt: 0,
+            quiet: false,
+        }
     }
 
     /// Shows nothing of the attempts before this one.
@@ -85,7 +107,7 @@ impl Renderer {
         {
             let template = "{prefix} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}";
             let style = ProgressStyle::with_template(template);
-            let new = ProgressBar::new(total).with_prefix(what);
+            let new = self.screen.add(ProgressBar::new(total).with_prefix(what));
             if let Ok(style) = style {
                 new.set_style(style);
             }
@@ -111,6 +133,13 @@ impl Renderer {
 
     /// The steps whose status has changed.
     pub(super) fn deployment(&mut self, deployment: &Deployment) {
+        if deployment
+            .steps
+            .iter()
+            .all(|step| step.name != "build-image" || step.status != "running")
+        {
+            self.vertices.clear();
+        }
         let (quiet, from) = (self.quiet, self.from_attempt);
         for step in deployment.steps.iter().filter(|step| !quiet && step.attempt >= from) {
             let key = (step.name.clone(), step.attempt);
@@ -165,24 +194,26 @@ impl Renderer {
         }
     }
 
-    /// A line of the build, with its vertex where that says something.
-    pub(super) fn build_log(&self, line: &BuildLogLine) {
+    /// An event of the build.
+    pub(super) fn build_log(&mut self, line: &BuildLogLine) {
         if self.quiet || line.attempt < self.from_attempt {
             return;
         }
-        if self.mode == Mode::Json {
-            emit(&log_json(line));
-            return;
-        }
-        let text = log_text(line);
-        // The engine's own vertices are noise unless they fail.
-        let internal = line.vertex.starts_with("[internal]") && line.kind != "vertex-failed";
-        if text.is_empty() || internal {
-            return;
-        }
         match self.mode {
-            Mode::Terminal => self.line(&format!("\x1b[90m  │\x1b[0m {text}")),
-            _ => self.line(&format!("{} build | {text}", clock(line.at))),
+            Mode::Json => emit(&log_json(line)),
+            Mode::Terminal => {
+                let left = self.vertices.absorb(&self.screen, line);
+                left.iter().for_each(|text| self.line(text));
+            }
+            Mode::Plain => {
+                // The builder's own vertices are noise unless they fail.
+                let internal =
+                    line.vertex.starts_with("[internal]") && line.kind != "vertex-failed";
+                let text = log_text(line);
+                if !(text.is_empty() || internal) {
+                    self.line(&format!("{} build | {text}", clock(line.at)));
+                }
+            }
         }
     }
 
@@ -219,13 +250,7 @@ impl Renderer {
             // A closed stderr must not end a deployment.
             let _ = writeln!(std::io::stderr().lock(), "{text}");
         };
-        match self.bar.lock() {
-            Ok(bar) => match bar.as_ref() {
-                Some(bar) => bar.suspend(write),
-                None => write(),
-            },
-            Err(_) => write(),
-        }
+        self.screen.suspend(write);
     }
 }
 
@@ -259,7 +284,7 @@ pub(super) fn log_json(line: &BuildLogLine) -> serde_json::Value {
 /// As `docker build` writes it.
 pub(super) fn log_text(line: &BuildLogLine) -> String {
     match line.kind.as_str() {
-        "stdout" | "stderr" => line.text.clone(),
+        "stdout" | "stderr" | "stdout-part" | "stderr-part" => line.text.clone(),
         "vertex-started" => line.vertex.clone(),
         "vertex-cached" => format!("{} CACHED", line.vertex),
         "vertex-done" => format!("{} DONE {}", line.vertex, duration(line.duration_ms)),
@@ -271,6 +296,11 @@ pub(super) fn log_text(line: &BuildLogLine) -> String {
 /// One line on stdout; a reader that went away is fine.
 pub(super) fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// A part of a line.
+pub(super) fn print_open(text: &str) {
+    let _ = write!(std::io::stdout().lock(), "{text}");
 }
 
 pub(super) fn emit(value: &serde_json::Value) {

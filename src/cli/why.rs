@@ -53,7 +53,7 @@ pub(super) async fn journal(
         return Ok(Exit::Success);
     }
     if journal.from_history {
-        Renderer::new(false).note("Restate does not have this journal any more: this is the copy that launchway has saved");
+        Renderer::for_people().note("Restate does not have this journal any more: this is the copy that launchway has saved");
     }
     let rows: Vec<Vec<String>> = journal
         .entries

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::{Config, ConfigError, read_private};
 use crate::{
-    builder::{Address, DepotAccount, Tls},
+    builder::{Address, DepotAccount, Tls, check_buildkit, check_depot, check_docker},
     registry::{Login, Registry},
 };
 
@@ -82,6 +82,20 @@ pub enum BuilderSettings {
     Buildkit(Address, Registry),
     /// Depot, whose machines push to its registry.
     Depot(DepotAccount),
+}
+
+impl BuilderSettings {
+    /// What it is, once it has answered.
+    ///
+    /// # Errors
+    /// One sentence with the remedy.
+    pub async fn check(&self) -> Result<String, String> {
+        match self {
+            Self::Docker(registry) => check_docker(registry.as_ref()).await,
+            Self::Buildkit(address, registry) => check_buildkit(address, registry).await,
+            Self::Depot(account) => check_depot(account).await,
+        }
+    }
 }
 
 impl Config {

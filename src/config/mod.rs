@@ -13,6 +13,7 @@ use launchway_workflows::{
     engine::{core::Settings, reconcile::RecoverySettings},
     ids::WorkspaceId,
     names::check_slug,
+    secret::Secret,
 };
 use serde::Deserialize;
 
@@ -51,6 +52,7 @@ pub struct Config {
 #[allow(missing_docs)]
 pub struct Server {
     pub workspace: String,
+    pub sealing_key_file: String,
     pub apex: String,
     pub log: String,
     pub log_format: LogFormat,
@@ -181,6 +183,7 @@ impl Storage {
 #[allow(missing_docs)]
 pub struct Build {
     pub time_limit: Period,
+    pub max_output_bytes: u64,
     pub concurrency: u32,
     pub queue_time_limit: Period,
 }
@@ -237,11 +240,25 @@ impl Config {
             .unwrap_or_else(|_| WorkspaceId::local())
     }
 
+    /// What build secrets are sealed with, where it is configured.
+    ///
+    /// # Errors
+    /// Its file cannot be read, or others may read it.
+    pub fn sealing_key(&self) -> Result<Option<Secret>, ConfigError> {
+        let file = &self.server.sealing_key_file;
+        if file.is_empty() {
+            return Ok(None);
+        }
+        let key = read_private("server.sealing_key_file", file);
+        key.map(|key| Some(Secret::new(key))).map_err(|problem| ConfigError(vec![problem]))
+    }
+
     /// The limits of the durable core.
     pub fn settings(&self) -> Settings {
         Settings {
             apex: self.server.apex.clone(),
             build_time_limit: self.build.time_limit.get(),
+            build_max_output: self.build.max_output_bytes,
             build_concurrency: self.build.concurrency,
             queue_time_limit: self.build.queue_time_limit.get(),
             ready_timeout: self.run.ready_timeout.get(),

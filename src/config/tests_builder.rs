@@ -131,3 +131,29 @@ fn a_registry_is_named_without_scheme_and_with_its_password() {
         assert!(said.contains(expected), "{expected}: {said}");
     }
 }
+
+/// Checklist 42: what deploy/compose.yaml mounts is what its settings name, and
+/// no secret stands in either.
+#[test]
+fn the_settings_of_the_composition_are_valid_and_every_file_they_name_is_mounted() {
+    let deploy = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    let file = Some(deploy.join("config.toml"));
+    let overrides = Overrides { file, ..Overrides::default() };
+    let config = Config::load(PathBuf::from("/nonexistent"), &overrides).unwrap();
+    let compose = fs::read_to_string(deploy.join("compose.yaml")).unwrap();
+    let launchway = compose.split("\n  postgres:").next().unwrap();
+    let mounted = launchway.lines().find(|line| line.contains("secrets: [")).unwrap();
+    for file in [
+        &config.server.sealing_key_file,
+        &config.database.url_file,
+        &config.storage.secret_access_key_file,
+        &config.registry.password_file,
+    ] {
+        let name = file.strip_prefix("/run/secrets/").unwrap();
+        assert!(mounted.contains(name), "{name} is not mounted: {mounted}");
+        assert!(compose.contains(&format!("{name}: {{ file: ./secrets/{name} }}")), "{name}");
+    }
+    for line in compose.lines().filter(|line| line.contains("PASSWORD")) {
+        assert!(line.contains("_FILE: /run/secrets/"), "a secret inline: {line}");
+    }
+}

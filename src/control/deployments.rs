@@ -1,6 +1,6 @@
 //! `ctrl.v1.DeploymentService`.
 
-use std::{pin::Pin, time::Duration};
+use std::{collections::BTreeMap, pin::Pin, time::Duration};
 
 use futures::Stream;
 use launchway_proto::ctrl::v1::{
@@ -26,7 +26,7 @@ use launchway_workflows::{
 use sha2::{Digest, Sha256};
 use tonic::{Request, Response, Status};
 
-use super::{Control, actions, convert, explain, journal, watch};
+use super::{Control, actions, convert, explain, journal, secrets, watch};
 use crate::{
     restate::RestateError,
     store::{DeploymentFilter, DeploymentView},
@@ -81,8 +81,13 @@ impl DeploymentService for Control {
         &self,
         request: Request<CreateDeploymentRequest>,
     ) -> Result<Response<CreateDeploymentResponse>, Status> {
-        let mut input = input_of(request.into_inner())?;
+        let mut request = request.into_inner();
+        let options = request.build_options.as_mut();
+        let given = options.map(|options| std::mem::take(&mut options.secrets));
+        let mut input = input_of(request)?;
         input.workspace_id = Some(self.workspace.clone());
+        input.build_options.secrets =
+            secrets::seal(&self.vault, &self.workspace, given.unwrap_or_default())?;
         let key = ingress_key(&input);
         let created: CreatedDeployment =
             self.ingress.call("Deployments/create", &key, &input).await.map_err(refusal)?;
@@ -237,6 +242,7 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
             platform: build.platform.filter(|platform| !platform.is_empty()),
             build_args: build.build_args.into_iter().collect(),
             no_cache: build.no_cache,
+            secrets: BTreeMap::new(),
         },
         run_options: RunOptions { port, replicas: run.replicas },
         queue_policy: request

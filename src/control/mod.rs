@@ -10,6 +10,7 @@ mod domains;
 mod explain;
 mod journal;
 mod routes;
+mod secrets;
 mod watch;
 
 use std::{future::Future, sync::Arc};
@@ -35,6 +36,7 @@ use crate::{
     restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::S3Storage,
     store::Store,
+    vault::Vault,
 };
 
 /// What the API is made of.
@@ -60,6 +62,8 @@ pub struct Control {
     pub max_context_bytes: u64,
     /// After how long what happens by itself.
     pub limits: Limits,
+    /// Seals build secrets.
+    pub vault: Vault,
     /// Routes for gateways.
     pub routes: Arc<RouteFeed>,
 }

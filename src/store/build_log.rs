@@ -2,11 +2,16 @@
 
 use launchway_workflows::{
     ids::DeploymentId,
-    ports::{BuildEvent, BuildEventKind},
+    ports::{BuildEvent, BuildEventKind, OutputStream},
 };
-use sqlx::Row;
+use sqlx::{AssertSqlSafe, Row};
 
 use super::{Result, Store, commit, database};
+
+/// Columns of a row, and rows of one statement: far below what either database
+/// takes as parameters.
+const COLUMNS: usize = 8;
+const ROWS: usize = 64;
 
 impl Store {
     pub(super) async fn append_log(&self, id: &DeploymentId, events: &[BuildEvent]) -> Result<()> {
@@ -27,29 +32,53 @@ impl Store {
                 .and_then(|row| row.try_get("last"))
                 .map_err(database)?;
         let mut line = last.unwrap_or(0);
-        for event in events {
-            line += 1;
-            let (kind, text, duration) = columns(&event.kind);
-            sqlx::query(
-                "INSERT INTO build_logs (deployment_id, line, attempt, at, vertex, kind, text, duration_ms) \
-                 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-            )
-            .bind(id.as_str())
-            .bind(line)
-            .bind(attempt)
-            .bind(event.at)
-            .bind(event.vertex.as_str())
-            .bind(kind)
-            // Postgres has no NUL in texts.
-            .bind(text.replace('\0', "\u{fffd}"))
-            .bind(duration)
-            .execute(&mut *tx)
-            .await
-            .map_err(database)?;
+        for rows in events.chunks(ROWS) {
+            let mut insert = sqlx::query(AssertSqlSafe(insert_rows(rows.len())));
+            for event in rows {
+                line += 1;
+                let (kind, text, duration) = columns(&event.kind);
+                insert = insert
+                    .bind(id.as_str())
+                    .bind(line)
+                    .bind(attempt)
+                    .bind(event.at)
+                    .bind(event.vertex.as_str())
+                    .bind(kind)
+                    // Postgres has no NUL in texts.
+                    .bind(text.replace('\0', "\u{fffd}"))
+                    .bind(duration);
+            }
+            insert.execute(&mut *tx).await.map_err(database)?;
         }
         commit(tx).await?;
         self.changed(id);
         Ok(())
+    }
+}
+
+/// One statement for several rows: a build prints faster than one by one is
+/// written.
+fn insert_rows(rows: usize) -> String {
+    let values: Vec<String> = (0..rows)
+        .map(|row| {
+            let numbers: Vec<String> =
+                (1..=COLUMNS).map(|column| format!("${}", row * COLUMNS + column)).collect();
+            format!("({})", numbers.join(", "))
+        })
+        .collect();
+    format!(
+        "INSERT INTO build_logs (deployment_id, line, attempt, at, vertex, kind, text, duration_ms) \
+         VALUES {}",
+        values.join(", ")
+    )
+}
+
+fn kind_of(stream: OutputStream, ends: bool) -> &'static str {
+    match (stream, ends) {
+        (OutputStream::Stdout, true) => "stdout",
+        (OutputStream::Stdout, false) => "stdout-part",
+        (OutputStream::Stderr, true) => "stderr",
+        (OutputStream::Stderr, false) => "stderr-part",
     }
 }
 
@@ -59,7 +88,6 @@ fn columns(kind: &BuildEventKind) -> (&'static str, &str, i64) {
         BuildEventKind::Done { duration_ms } => ("vertex-done", "", *duration_ms),
         BuildEventKind::Cached => ("vertex-cached", "", 0),
         BuildEventKind::Failed { duration_ms, error } => ("vertex-failed", error, *duration_ms),
-        BuildEventKind::Stdout(text) => ("stdout", text, 0),
-        BuildEventKind::Stderr(text) => ("stderr", text, 0),
+        BuildEventKind::Output { stream, text, ends } => (kind_of(*stream, *ends), text, 0),
     }
 }

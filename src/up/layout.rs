@@ -57,7 +57,7 @@ impl Layout {
         self.run().join(format!("{name}.json"))
     }
 
-    pub(super) fn secrets(&self) -> PathBuf {
+    pub(crate) fn secrets(&self) -> PathBuf {
         self.root.join("secrets")
     }
 

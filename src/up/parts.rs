@@ -5,6 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use launchway_workflows::{
     engine::{core::Core, readiness::ReadinessWatcher, reconcile::Reconciler},
     ports::RouteAnnouncer,
+    secret::Secret,
     why::Limits,
 };
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
@@ -19,6 +20,7 @@ use crate::{
     restate::{RestateError, admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
     store::{Role as KeyRole, Store},
+    vault::Vault,
     worker,
 };
 
@@ -195,6 +197,11 @@ impl Parts {
         Workflows::new(self.admin(), self.ingress())
     }
 
+    fn vault(&self) -> Result<Vault, SetupError> {
+        let configured = self.config.sealing_key().map_err(SetupError::from)?;
+        Ok(Vault::new(&configured.unwrap_or_else(|| Secret::new(&*self.secrets.sealing_key))))
+    }
+
     pub(super) async fn start_control(
         &mut self,
         store: &Store,
@@ -215,6 +222,7 @@ impl Parts {
             max_context_bytes: self.config.storage.max_context_bytes,
             limits: Limits::of(&self.config.settings(), &self.config.recovery()),
             routes: feed,
+            vault: self.vault()?,
         };
         let every = self.config.recovery.every.get();
         self.spawn_endless(keep_journals(control.clone(), every));
@@ -255,6 +263,7 @@ impl Parts {
             store,
             contexts: self.adapters.contexts(storage),
             builder,
+            unsealer: Arc::new(self.vault()?),
             runtime,
             announcer,
             invocations: Arc::new(self.workflows()),

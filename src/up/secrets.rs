@@ -18,6 +18,8 @@ pub(super) struct Secrets {
     /// Credentials of the embedded object store.
     pub(super) s3_access_key: String,
     pub(super) s3_secret_key: String,
+    /// What build secrets are sealed with, unless another is configured.
+    pub(super) sealing_key: String,
     /// Tells the containers of this installation from others'.
     pub(super) installation: String,
     /// Public half of the key Restate signs with.
@@ -35,6 +37,7 @@ impl Secrets {
             admin_key: secret("admin-key", "lwk_", 32)?,
             s3_access_key: secret("s3-access-key", "LW", 12)?,
             s3_secret_key: secret("s3-secret-key", "", 32)?,
+            sealing_key: secret("sealing-key", "", 32)?,
             installation: secret("installation", "ins-", 8)?,
             identity_key: crate::restate::identity::ensure(&dir.join("restate-identity.pem"))
                 .map_err(SetupError::from)?,

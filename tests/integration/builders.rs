@@ -157,6 +157,106 @@ fn a_wrong_password_fails_the_push_and_a_retry_pushes_without_building() {
     assert_eq!(attempts, [1], "it was built again: {retried:#}");
 }
 
+/// From the command line to the command that needs it, and nowhere else: not in
+/// the log, the database, a journal, an error or a layer.
+#[test]
+fn a_build_secret_is_seen_by_its_command_alone() {
+    const VALUE: &str = "very-private-token-4711";
+    let elsewhere = Elsewhere::start();
+    let here = installation(&[elsewhere.buildkit(), elsewhere.registry(PASSWORD)]);
+    let file = elsewhere.file("npmrc", VALUE.as_bytes());
+    let secret = format!("id=npmrc,src={}", file.display());
+    let deploy = |command: &str| {
+        let mount = "--mount=type=secret,id=npmrc,target=/npmrc,required";
+        // Its content is of this run: what is in the builder's cache prints nothing.
+        let content = format!("needs {}", elsewhere.registry.host);
+        let app = App::new(
+            &content,
+            &format!(r#"RUN {mount} ["/bin/busybox", "sh", "-c", "{command}"]"#),
+        );
+        let path = app.path().display().to_string();
+        here.run(&["deploy", &path, "--project", "shop", "--build-secret", &secret])
+    };
+    let built = deploy("/bin/busybox cat /npmrc; /bin/busybox md5sum < /npmrc > /www/sum");
+    assert!(built.status.success(), "{}", text(&built));
+    assert!(text(&built).contains("<secret>"), "the command printed nothing: {}", text(&built));
+    let failed = deploy("echo the token is; /bin/busybox cat /npmrc; exit 3");
+    assert_eq!(failed.status.code(), Some(3), "{}", text(&failed));
+    let id = here.json(&["list", "--project", "shop"])["deployments"][0]["deployment_id"].clone();
+    let shown = here.inspect(id.as_str().unwrap());
+    for said in [text(&built), text(&failed), shown.to_string()] {
+        assert!(!said.contains(VALUE), "{said}");
+    }
+    let journal = here.sql("SELECT entry_json, raw FROM sys_journal");
+    assert!(!format!("{journal:?}").contains(VALUE));
+    nothing_has(&here, &[VALUE, PASSWORD]);
+    let layers = elsewhere.registry.contents();
+    let found = |text: &str| layers.windows(text.len()).any(|at| at == text.as_bytes());
+    assert!(found("www/sum"), "the layers were not read");
+    assert!(!found(VALUE), "a layer or the configuration has it");
+    let missing = here.run(&["deploy", ".", "--build-secret", "id=a,src=/no/such/file"]);
+    assert_eq!(missing.status.code(), Some(2), "{}", text(&missing));
+}
+
+/// What was checked and written builds at the next start; what does not work is
+/// not written.
+#[test]
+fn a_builder_that_answers_is_configured_and_another_is_not() {
+    let elsewhere = Elsewhere::start();
+    let mut here = Installation::prepare(&[]);
+    let data = here.data().display().to_string();
+    let password = elsewhere.file("password", PASSWORD.as_bytes()).display().to_string();
+    let Address::Tcp { host, port, tls: Some(tls) } = elsewhere.forwarder.client() else {
+        panic!("it has no TLS")
+    };
+    let address = format!("tcp://{host}:{port}");
+    let [ca, cert, key] = [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)]
+        .map(|(name, pem)| elsewhere.file(name, pem).display().to_string());
+    let choose = |server_name: &str| {
+        here.run(&[
+            "builder",
+            "use",
+            "buildkit",
+            "--data-dir",
+            &data,
+            "--address",
+            &address,
+            "--ca-file",
+            &ca,
+            "--cert-file",
+            &cert,
+            "--key-file",
+            &key,
+            "--server-name",
+            server_name,
+            "--registry",
+            &elsewhere.registry.host,
+            "--username",
+            USER,
+            "--password-file",
+            &password,
+        ])
+    };
+    let settings = here.data().join("config.toml");
+    let refused = choose("another.test");
+    assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
+    assert!(text(&refused).contains("nothing was changed"), "{}", text(&refused));
+    assert!(!settings.exists());
+    let unfinished = here.run(&["builder", "use", "depot", "--data-dir", &data]);
+    assert!(text(&unfinished).contains("--token-file"), "{}", text(&unfinished));
+    fs::write(&settings, "# Ours.\n[server]\nlog = \"info\"\n").unwrap();
+    let chosen = choose(&tls.server_name);
+    assert!(chosen.status.success(), "{}", text(&chosen));
+    let written = fs::read_to_string(&settings).unwrap();
+    assert!(written.starts_with("# Ours.") && !written.contains(PASSWORD), "{written}");
+    here.up();
+    let doctor = text(&here.run(&["doctor", "--data-dir", &data]));
+    assert!(doctor.contains(&format!("buildkit at {address}")), "{doctor}");
+    let result = here.deploy(App::new("configured", "").path(), &["--project", "shop"]);
+    let image = result["image"].as_str().unwrap();
+    assert!(image.starts_with(&format!("{}/local/shop", elsewhere.registry.host)), "{image}");
+}
+
 /// Checklist 77: whatever becomes of the worker, Depot hears how a build ended.
 #[test]
 fn a_worker_that_is_killed_leaves_no_build_open_at_depot() {

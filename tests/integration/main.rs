@@ -9,6 +9,7 @@ mod deploys;
 mod domains;
 mod journals;
 mod mistakes;
+mod output;
 mod queue;
 mod releases;
 mod retries;

@@ -170,9 +170,10 @@ impl ProjectService for Service {
 
     async fn get_project(
         &self,
-        _: Request<GetProjectRequest>,
+        request: Request<GetProjectRequest>,
     ) -> Result<Response<GetProjectResponse>, Status> {
-        Err(Status::unimplemented("nobody asks"))
+        of_organisation(request)?;
+        Err(Status::not_found("no such project"))
     }
 }
 

@@ -69,7 +69,14 @@ pub struct BuildOptions {
     /// Do not reuse cached layers.
     #[serde(default)]
     pub no_cache: bool,
+    /// Build secrets by id, each sealed by the control API.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Sealed>,
 }
+
+/// A secret that only its installation can open: may be kept and journaled.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Sealed(pub String);
 
 /// How to run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

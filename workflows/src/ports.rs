@@ -21,7 +21,7 @@ use crate::{
     ids::{BuildId, DeploymentId, InvocationId, ProjectId, WorkspaceId},
     model::{
         BuildOptions, BuiltImage, DeploymentPlan, DomainClaim, Instance, NewDeployment, Routed,
-        RunOptions, Submission,
+        RunOptions, Sealed, Submission,
     },
     secret::Secret,
     services::{
@@ -508,6 +508,8 @@ pub struct BuildSpec {
     pub secrets: BTreeMap<String, Secret>,
     /// Labels of the image (source revision, …).
     pub labels: BTreeMap<String, String>,
+    /// Bytes of output that are kept; what commands print beyond is dropped.
+    pub max_output: u64,
 }
 
 /// Progress of a build.
@@ -540,10 +542,25 @@ pub enum BuildEventKind {
         /// The builder's message.
         error: String,
     },
-    /// A line of output, without its line end, ANSI kept.
-    Stdout(String),
-    /// A line of output, without its line end, ANSI kept.
-    Stderr(String),
+    /// Output of the vertex's command, ANSI kept.
+    Output {
+        /// Which of the two.
+        stream: OutputStream,
+        /// A line without its end, or a part of a very long one.
+        text: String,
+        /// Whether the line ends here; else the vertex's next output on this
+        /// stream goes on with it.
+        ends: bool,
+    },
+}
+
+/// Where a command wrote to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputStream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// Builds images. Cancelling is dropping the future of [`Builder::build`] and
@@ -569,6 +586,20 @@ pub trait Builder: Send + Sync + 'static {
     /// Pushes the image, or verifies that the registry has it. `Skipped` says
     /// why there is nothing to push.
     async fn push(&self, image: &BuiltImage) -> Result<Push, StepError>;
+}
+
+/// Opens what the control API has sealed.
+pub trait Unsealer: Send + Sync + 'static {
+    /// The secret, if it was sealed here, for this workspace and name.
+    ///
+    /// # Errors
+    /// Permanent: it was not.
+    fn open(
+        &self,
+        workspace: &WorkspaceId,
+        name: &str,
+        sealed: &Sealed,
+    ) -> Result<Secret, StepError>;
 }
 
 /// What became of a push.

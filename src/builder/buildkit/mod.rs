@@ -16,7 +16,7 @@ use launchway_workflows::{
 use tokio::sync::mpsc;
 use tonic::{codec::CompressionEncoding, transport::Channel};
 
-use super::redact::Redactor;
+use super::{failure, redact::Redactor};
 use crate::registry::{CacheRef, Login, Registry};
 pub use channel::{Address, EngineAddress, Tls};
 pub(super) use request::Output;
@@ -51,18 +51,28 @@ pub(super) async fn solve(
     solve: Solve<'_>,
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<std::collections::BTreeMap<String, String>, StepError> {
-    let request = request::of(spec, solve.output, solve.cache.as_ref(), solve.labels)?;
+    let mut request = request::of(spec, solve.output, solve.cache.as_ref(), solve.labels)?;
     let passwords = solve.logins.iter().map(|login| &login.password);
     let redactor = Redactor::new(spec.secrets.values().chain(passwords));
-    let job = solve::Job {
+    let job = |request| solve::Job {
         request,
-        logins: solve.logins,
+        logins: solve.logins.clone(),
         secrets: spec.secrets.clone(),
         redactor: &redactor,
+        max_output: spec.max_output,
         gzip: solve.gzip,
         dockerfile: spec.dockerfile_path.as_deref().unwrap_or("Dockerfile"),
     };
-    solve::run(channel, job, events).await
+    match solve::run(channel.clone(), job(request.clone()), events).await {
+        // Its cache names a layer that it does not have any more, and would for
+        // ever: seen on 28.5 after a build was cancelled.
+        Err(error) if failure::is_of_cache(&error) && !spec.options.no_cache => {
+            tracing::warn!(build = %spec.build_id, error = %error.failure(), "building without the cache");
+            request.frontend_attrs.insert("no-cache".to_owned(), String::new());
+            solve::run(channel, job(request), events).await
+        }
+        built => built,
+    }
 }
 
 /// The digest of the manifest that was pushed.

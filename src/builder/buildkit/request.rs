@@ -79,6 +79,8 @@ fn frontend_attrs(spec: &BuildSpec) -> Result<HashMap<String, String>, StepError
     attrs.extend(args.map(|(name, value)| (format!("build-arg:{name}"), value.clone())));
     let labels = spec.labels.iter();
     attrs.extend(labels.map(|(name, value)| (format!("label:{name}"), value.clone())));
+    let now = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    attrs.insert("label:org.opencontainers.image.created".to_owned(), now);
     attrs.insert("label:launchway.build".to_owned(), spec.build_id.to_string());
     attrs.insert("label:launchway.deployment".to_owned(), spec.deployment_id.to_string());
     Ok(attrs)

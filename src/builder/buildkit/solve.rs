@@ -2,13 +2,15 @@
 
 use std::{collections::BTreeMap, pin::pin, time::Duration};
 
-use bollard_buildkit_proto::moby::buildkit::v1::{ListWorkersRequest, SolveRequest, StatusRequest};
+use bollard_buildkit_proto::moby::buildkit::v1::{
+    ListWorkersRequest, SolveRequest, StatusRequest, UpdateBuildHistoryRequest,
+};
 use launchway_workflows::{
     error::{ErrorCode, StepError},
     ports::BuildEvent,
     secret::Secret,
 };
-use tokio::{sync::mpsc, time::Instant};
+use tokio::sync::mpsc;
 use tonic::{Code, Status, transport::Channel};
 
 use super::{Control, control, session::Session};
@@ -22,7 +24,15 @@ const STATUS_DRAIN: Duration = Duration::from_secs(10);
 /// How long a build of the same id, left by a worker that died, may take to
 /// end. BuildKit ends it once it sees its connection closed.
 const PREDECESSOR_LIMIT: Duration = Duration::from_secs(30);
-const PREDECESSOR_PAUSE: Duration = Duration::from_millis(200);
+/// The same for Docker 20.10, whose status does not say that a build has ended:
+/// an engine on this machine ends one within two seconds of its connection.
+const OLD_PREDECESSOR_LIMIT: Duration = Duration::from_secs(2);
+/// Builds of one id within ten seconds.
+const MAX_PREDECESSORS: u32 = 20;
+/// A build that is refused because of its id is so within a round trip.
+const REFUSED_WITHIN: Duration = Duration::from_millis(250);
+/// Longest wait until an ended build is forgotten.
+const FORGET_LIMIT: Duration = Duration::from_secs(5);
 /// How often BuildKit is asked whether it is still there, and for how long.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
@@ -37,6 +47,8 @@ pub(in crate::builder) struct Job<'a> {
     pub(in crate::builder) secrets: BTreeMap<String, Secret>,
     /// What events and errors are cleaned of.
     pub(in crate::builder) redactor: &'a Redactor,
+    /// Bytes of output that are passed on.
+    pub(in crate::builder) max_output: u64,
     /// Whether the channel is compressed.
     pub(in crate::builder) gzip: bool,
     /// For the message about a missing Dockerfile.
@@ -53,7 +65,7 @@ pub(in crate::builder) async fn run(
     job: Job<'_>,
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<BTreeMap<String, String>, StepError> {
-    let mut progress = Progress::new(job.redactor);
+    let mut progress = Progress::new(job.redactor, job.max_output);
     let mut control = control(channel, job.gzip);
     let beating = heartbeat(control.clone());
     let solving = solve(&mut control, &job, &mut progress, events);
@@ -63,6 +75,9 @@ pub(in crate::builder) async fn run(
             return Err(StepError::transient(ErrorCode::BuilderUnavailable, lost));
         }
     };
+    for event in progress.finish() {
+        let _ = events.send(event).await;
+    }
     solved.map_err(|status| {
         failure::of_status(&status, job.redactor, job.dockerfile, progress.tail())
     })
@@ -75,16 +90,50 @@ async fn solve(
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<BTreeMap<String, String>, Status> {
     let session = Session::open(control, job.logins.clone(), job.secrets.clone()).await?;
-    let request = SolveRequest { session: session.id.clone(), ..job.request.clone() };
-    let begun = Instant::now();
-    loop {
+    let mut request = SolveRequest { session: session.id.clone(), ..job.request.clone() };
+    let build = request.r#ref.clone();
+    for number in 2.. {
+        let old = !forget(control, &request.r#ref).await;
         match once(control, request.clone(), progress, events).await {
-            Err(status) if is_predecessor(&status) && begun.elapsed() < PREDECESSOR_LIMIT => {
-                tracing::info!(build = %request.r#ref, "an earlier build of this id is still ending");
-                tokio::time::sleep(PREDECESSOR_PAUSE).await;
+            Err(status) if is_predecessor(&status) && number <= MAX_PREDECESSORS => {
+                tracing::info!(build, "an earlier build of this id has not ended, or just now");
+                outlast(control, &request.r#ref, old).await?;
+                request.r#ref = format!("{build}.{number}");
             }
             ended => return ended,
         }
+    }
+    Err(Status::unavailable("no end of earlier builds of this id"))
+}
+
+/// Waits for the end of an earlier build. BuildKit keeps one for ten seconds
+/// longer, under its name, so that the next one needs another.
+async fn outlast(control: &mut Control, id: &str, old: bool) -> Result<(), Status> {
+    let ended = async {
+        let Ok(stream) = control.status(StatusRequest { r#ref: id.to_owned() }).await else {
+            return;
+        };
+        let mut stream = stream.into_inner();
+        while let Ok(Some(_)) = stream.message().await {}
+    };
+    let limit = if old { OLD_PREDECESSOR_LIMIT } else { PREDECESSOR_LIMIT };
+    match tokio::time::timeout(limit, ended).await {
+        Ok(()) => Ok(()),
+        Err(_) if old => Ok(()),
+        Err(_) => Err(Status::unavailable("an earlier build of this id still runs after 30 s")),
+    }
+}
+
+/// Takes an ended build of this id out of BuildKit's history: asked for the
+/// status of a build, it would tell that one's instead. Docker 20.10 has none:
+/// `false`.
+async fn forget(control: &mut Control, id: &str) -> bool {
+    let request =
+        UpdateBuildHistoryRequest { r#ref: id.to_owned(), delete: true, ..Default::default() };
+    let asked = control.update_build_history(request);
+    match tokio::time::timeout(FORGET_LIMIT, asked).await {
+        Ok(Err(status)) => status.code() != Code::Unimplemented,
+        Ok(Ok(_)) | Err(_) => true,
     }
 }
 
@@ -94,7 +143,13 @@ async fn once(
     progress: &mut Progress<'_>,
     events: &mpsc::Sender<BuildEvent>,
 ) -> Result<BTreeMap<String, String>, Status> {
-    let followed = follow(control.clone(), request.r#ref.clone(), progress, events);
+    let id = request.r#ref.clone();
+    let follower = control.clone();
+    let followed = async {
+        // Until then it is refused, if at all: the status is then another's.
+        tokio::time::sleep(REFUSED_WITHIN).await;
+        follow(follower, id, progress, events).await;
+    };
     let mut followed = pin!(followed);
     let solved = {
         let mut solving = pin!(control.solve(request));
@@ -103,13 +158,9 @@ async fn once(
             () = &mut followed => return solving.await.map(exported),
         }
     };
-    // A solve that was refused never had a status.
-    let drain = if matches!(&solved, Err(status) if is_predecessor(status)) {
-        Duration::ZERO
-    } else {
-        STATUS_DRAIN
-    };
-    let _ = tokio::time::timeout(drain, followed).await;
+    if !matches!(&solved, Err(status) if is_predecessor(status)) {
+        let _ = tokio::time::timeout(STATUS_DRAIN, followed).await;
+    }
     solved.map(exported)
 }
 

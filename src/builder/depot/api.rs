@@ -9,7 +9,10 @@ use launchway_proto::depot::{
         build_service_client::BuildServiceClient, finish_build_request,
         get_build_kit_connection_response::Connection,
     },
-    core::v1::{CachePolicy, CreateProjectRequest, project_service_client::ProjectServiceClient},
+    core::v1::{
+        CachePolicy, CreateProjectRequest, GetProjectRequest,
+        project_service_client::ProjectServiceClient,
+    },
 };
 use launchway_workflows::{
     error::{ErrorCode, StepError},
@@ -72,6 +75,20 @@ impl Api {
         match created.project {
             Some(project) if !project.project_id.is_empty() => Ok(project.project_id),
             _ => Err(nonsense("CreateProject without a project")),
+        }
+    }
+
+    /// Whether the token is taken.
+    pub(super) async fn check(&self) -> Result<(), StepError> {
+        let request = GetProjectRequest { project_id: "launchway-check".to_owned() };
+        let mut client = ProjectServiceClient::new(self.channel.clone());
+        let asked = client.get_project(with_token(request, &self.token)?);
+        match tokio::time::timeout(ANSWER_LIMIT, asked).await {
+            Ok(Err(status)) if matches!(status.code(), Code::NotFound | Code::InvalidArgument) => {
+                Ok(())
+            }
+            Ok(answered) => answered.map(drop).map_err(|status| failed("GetProject", &status)),
+            Err(_) => Err(silent("GetProject", ANSWER_LIMIT)),
         }
     }
 

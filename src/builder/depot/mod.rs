@@ -231,6 +231,12 @@ impl Builder for DepotBuilder {
     }
 }
 
+/// Whether the API takes the token: a project that cannot exist is asked for.
+pub(super) async fn check(account: &DepotAccount) -> Result<(), String> {
+    let api = Api::new(&account.api_url, account.token.clone())?;
+    api.check().await.map_err(|error| error.failure().message.clone())
+}
+
 /// The machine's own platform: several are all built on the first one's.
 fn platform(spec: &BuildSpec) -> Result<BuilderPlatform, StepError> {
     let platforms = Platforms::resolve(spec.options.platform.as_deref())

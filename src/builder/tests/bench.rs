@@ -70,14 +70,19 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    pub(super) fn lines(&self) -> Vec<&str> {
-        self.events
-            .iter()
-            .filter_map(|event| match &event.kind {
-                BuildEventKind::Stdout(line) | BuildEventKind::Stderr(line) => Some(line.as_str()),
-                _ => None,
-            })
-            .collect()
+    /// Output, with the parts of long lines joined.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        let mut open = String::new();
+        for event in &self.events {
+            if let BuildEventKind::Output { text, ends, .. } = &event.kind {
+                open.push_str(text);
+                if *ends {
+                    lines.push(std::mem::take(&mut open));
+                }
+            }
+        }
+        lines
     }
 
     pub(super) fn image(&self) -> &BuiltImage {
@@ -171,11 +176,16 @@ impl Bench {
 
     /// Replaces the context.
     pub(super) async fn upload(&self, dockerfile: &str) {
+        self.upload_as(dockerfile, "-cz").await;
+    }
+
+    /// Replaces the context by a tar archive that is made with this flag.
+    pub(super) async fn upload_as(&self, dockerfile: &str, flag: &str) {
         let context = self.dir.path().join("context");
         fs::copy("/bin/busybox", context.join("busybox")).unwrap();
         fs::write(context.join("Dockerfile"), dockerfile).unwrap();
         let packed =
-            Command::new("tar").args(["-cz", "-C"]).arg(&context).arg(".").output().unwrap();
+            Command::new("tar").args([flag, "-C"]).arg(&context).arg(".").output().unwrap();
         self.storage.put("contexts/c", packed.stdout.into()).await.unwrap();
     }
 
@@ -198,6 +208,7 @@ impl Bench {
             options: BuildOptions { no_cache: true, ..options },
             secrets: BTreeMap::new(),
             labels: BTreeMap::from([("org.example.revision".to_owned(), "abc".to_owned())]),
+            max_output: 64 << 20,
         }
     }
 

@@ -6,8 +6,8 @@ use launchway_workflows::{
     error::{ErrorCode, StepFailure},
     ids::WorkspaceId,
     ports::{
-        AttemptEnd, BuildEvent, BuildEventKind, Guarded, ReadinessWait, StepEnd, StepRun,
-        Store as _,
+        AttemptEnd, BuildEvent, BuildEventKind, Guarded, OutputStream, ReadinessWait, StepEnd,
+        StepRun, Store as _,
     },
     status::DeploymentStatus,
     step::Step,
@@ -104,7 +104,7 @@ async fn build_logs_resume_from_a_cursor(store: &Store) {
     let line = |text: String| BuildEvent {
         at: 1,
         vertex: "RUN make".to_owned(),
-        kind: BuildEventKind::Stdout(text),
+        kind: BuildEventKind::Output { stream: OutputStream::Stdout, text, ends: true },
     };
     let long = "x".repeat(1 << 20);
     let batches: Vec<_> = (0..10)

@@ -7,7 +7,7 @@ use launchway_workflows::{
     error::{ErrorCode, StepError},
     ids::BuildId,
     model::BuiltImage,
-    ports::{BuildEvent, BuildEventKind, BuildSpec, Builder, Push},
+    ports::{BuildEvent, BuildEventKind, BuildSpec, Builder, OutputStream, Push},
     step::Step,
 };
 use sha2::{Digest, Sha256};
@@ -54,7 +54,8 @@ impl Builder for InstantBuilder {
             self.world.note("two-builds-at-once", build);
         }
         self.world.note("build", build);
-        let kind = BuildEventKind::Stdout("built at once".to_owned());
+        let text = "built at once".to_owned();
+        let kind = BuildEventKind::Output { stream: OutputStream::Stdout, text, ends: true };
         let event = BuildEvent { at: 0, vertex: "instant".to_owned(), kind };
         let _ = events.send(event).await;
         failpoint::reach(&spec.deployment_id, Step::BuildImage, Point::During).await;

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::readiness::ReadinessWatcher;
 use crate::ports::{
-    Builder, ContextStore, Invocations, OpenapiScraper, RouteAnnouncer, Runtime, Store,
+    Builder, ContextStore, Invocations, OpenapiScraper, RouteAnnouncer, Runtime, Store, Unsealer,
 };
 
 /// Limits and names, validated by the configuration.
@@ -14,6 +14,8 @@ pub struct Settings {
     pub apex: String,
     /// Longest build.
     pub build_time_limit: Duration,
+    /// Bytes of a build's output that are kept.
+    pub build_max_output: u64,
     /// Concurrent builds of one workspace.
     pub build_concurrency: u32,
     /// Longest wait for a build slot.
@@ -36,6 +38,8 @@ pub struct Core {
     pub contexts: Arc<dyn ContextStore>,
     /// Builder.
     pub builder: Arc<dyn Builder>,
+    /// Opens build secrets.
+    pub unsealer: Arc<dyn Unsealer>,
     /// krane.
     pub runtime: Arc<dyn Runtime>,
     /// Route feed.

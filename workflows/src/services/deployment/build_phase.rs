@@ -28,7 +28,7 @@ use crate::{
 
 /// Build events on their way to the database: enough for a burst, and a
 /// builder that is faster than the database is held back.
-const EVENT_QUEUE: usize = 1024;
+const EVENT_QUEUE: usize = 512;
 /// Events written in one transaction.
 const EVENT_BATCH: usize = 256;
 /// From the end of the longest build until its slot is taken back.
@@ -166,6 +166,12 @@ async fn build_spec(
         labels.insert("org.opencontainers.image.revision".to_owned(), plan.commit_sha.clone());
     }
     labels.insert("launchway.project".to_owned(), plan.project_id.to_string());
+    let options = core.store.build_options(&plan.deployment_id).await?;
+    let opened = options
+        .secrets
+        .iter()
+        .map(|(id, sealed)| Ok((id.clone(), core.unsealer.open(&plan.workspace_id, id, sealed)?)));
+    let secrets = opened.collect::<Result<_, StepError>>()?;
     Ok(BuildSpec {
         build_id: plan.build_id.clone(),
         deployment_id: plan.deployment_id.clone(),
@@ -174,9 +180,10 @@ async fn build_spec(
         project_slug: plan.project_slug.clone(),
         context_url: core.contexts.presign_get(&context.build_context_path, lifetime).await?,
         dockerfile_path: context.dockerfile_path.clone(),
-        options: core.store.build_options(&plan.deployment_id).await?,
-        secrets: BTreeMap::new(),
+        options,
+        secrets,
         labels,
+        max_output: core.settings.build_max_output,
     })
 }
 
