@@ -1,6 +1,10 @@
 //! The wiring: which adapter is behind which port.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use launchway_workflows::{
     engine::{core::Core, readiness::ReadinessWatcher, reconcile::Reconciler},
@@ -31,6 +35,8 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) layout: Layout,
     pub(super) secrets: Secrets,
+    /// On a stop, leave the gateway to the next `up`.
+    pub(super) keep_gateway: Arc<AtomicBool>,
     adapters: Arc<dyn Adapters>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -53,6 +59,7 @@ impl Parts {
             config,
             layout,
             secrets,
+            keep_gateway: Arc::default(),
             adapters,
             tasks,
             stop,
