@@ -13,4 +13,6 @@ mod retries;
 mod setup;
 mod submissions;
 mod support;
+mod switching;
+mod traffic;
 mod upgrades;
