@@ -4,6 +4,10 @@ use std::sync::Arc;
 
 use launchway::{cli, up::OnDocker};
 
+/// See docs/adr/0010-the-gateways-threads.md.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> cli::Exit {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     match runtime {

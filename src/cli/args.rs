@@ -270,6 +270,9 @@ pub(super) struct DownArgs {
     /// Remove the deployed containers too
     #[arg(long)]
     pub(super) all: bool,
+    /// For a restart: leave the gateway, which serves on until the next `up` adopts it
+    #[arg(long, conflicts_with = "all")]
+    pub(super) keep_gateway: bool,
     /// Wait until no workflow is unfinished first
     #[arg(long)]
     pub(super) drain: bool,

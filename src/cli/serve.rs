@@ -92,7 +92,8 @@ pub(super) async fn down(global: &Global, args: DownArgs) -> Result<Exit, Failur
     if args.drain {
         drain(&config).await?;
     }
-    let stopped = up::down(&layout, DownOptions { all: args.all }).await.map_err(Failure::usage)?;
+    let options = DownOptions { all: args.all, keep_gateway: args.keep_gateway };
+    let stopped = up::down(&layout, options).await.map_err(Failure::usage)?;
     if global.json {
         emit(&json!({"type": "result", "stopped": stopped}));
     } else if stopped.is_empty() {

@@ -93,9 +93,41 @@ pub struct Gateway {
     pub scheme: String,
     pub public_port: u16,
     pub drain: Period,
+    pub access_log: AccessLog,
+    pub metrics_bind: String,
+    pub workers: usize,
+    pub max_connections: usize,
+    pub max_header_bytes: usize,
+    pub max_body_bytes: u64,
+    pub header_timeout: Period,
+    pub connect_timeout: Period,
+    pub response_timeout: Period,
+    pub stream_idle: Period,
+    pub client_window: Period,
+    pub client_min_bytes: u64,
+    pub cooldown: Period,
+    pub repeat_safe: bool,
+    pub trust_forwarded: bool,
+}
+
+/// Where the gateway's requests are written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLog {
+    /// `log/access.log` in the data directory.
+    File,
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
 }
 
 impl Gateway {
+    /// Where the metrics have an address of their own.
+    pub fn metrics_bind(&self) -> Option<SocketAddr> {
+        self.metrics_bind.parse().ok()
+    }
+
     /// The URL of a hostname, as people open it.
     pub fn url_of(&self, host: &str) -> String {
         let port = if self.public_port == 0 { self.bind.port() } else { self.public_port };
@@ -324,6 +356,11 @@ impl Config {
             scheme == "http" || scheme == "https",
             format!("gateway.scheme = `{scheme}`: give http or https"),
         );
+        let metrics = &self.gateway.metrics_bind;
+        rule(
+            metrics.is_empty() || self.gateway.metrics_bind().is_some(),
+            format!("gateway.metrics_bind = `{metrics}`: give an address, e.g. 127.0.0.1:9100"),
+        );
         rule(
             self.build.concurrency > 0,
             "build.concurrency = 0: at least one build must be allowed".to_owned(),
@@ -374,8 +411,14 @@ impl Config {
         ]
     }
 
-    fn periods(&self) -> [(&'static str, &Period); 9] {
+    fn periods(&self) -> [(&'static str, &Period); 15] {
         [
+            ("gateway.header_timeout", &self.gateway.header_timeout),
+            ("gateway.connect_timeout", &self.gateway.connect_timeout),
+            ("gateway.response_timeout", &self.gateway.response_timeout),
+            ("gateway.stream_idle", &self.gateway.stream_idle),
+            ("gateway.client_window", &self.gateway.client_window),
+            ("gateway.cooldown", &self.gateway.cooldown),
             ("build.time_limit", &self.build.time_limit),
             ("build.queue_time_limit", &self.build.queue_time_limit),
             ("run.ready_timeout", &self.run.ready_timeout),
@@ -441,6 +484,8 @@ mod tests {
             "server.workspace=Not Valid",
             "storage.builder_url=nowhere",
             "build.concurrency=0",
+            "gateway.metrics_bind=everywhere",
+            "gateway.client_window=0s",
             "storage.embedded=false",
         ])
         .unwrap_err();
@@ -448,6 +493,8 @@ mod tests {
             "server.workspace",
             "storage.builder_url",
             "build.concurrency",
+            "gateway.metrics_bind",
+            "gateway.client_window",
             "storage.url",
             "storage.access_key_id",
             "storage.secret_access_key_file",

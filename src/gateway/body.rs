@@ -14,19 +14,38 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{access::AccessRecord, clock, table::Route, upstream::Lease};
+use super::{access::AccessRecord, clock, send::ClientFault, table::Route, upstream::Lease};
 
 /// How an upload gets on, seen by the one who waits for its response.
 pub(super) struct Upload {
     moved_at: AtomicU64,
+    bytes: AtomicU64,
     waits_for_client: AtomicBool,
-    broken_by_client: AtomicBool,
+    ended: AtomicBool,
+    malformed: AtomicBool,
+    too_large: AtomicBool,
 }
 
 impl Upload {
+    fn new() -> Self {
+        Self {
+            moved_at: AtomicU64::new(clock::now_ms()),
+            bytes: AtomicU64::new(0),
+            waits_for_client: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
+            malformed: AtomicBool::new(false),
+            too_large: AtomicBool::new(false),
+        }
+    }
+
     /// Time since a byte moved or the end was reached.
     pub fn idle(&self) -> Duration {
         Duration::from_millis(clock::now_ms().saturating_sub(self.moved_at.load(Relaxed)))
+    }
+
+    /// Bytes of the body so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// Whether it is the client that the upload waits for.
@@ -34,61 +53,98 @@ impl Upload {
         self.waits_for_client.load(Relaxed)
     }
 
-    /// Whether the client sent something that is no body, or went away.
-    pub fn broken_by_client(&self) -> bool {
-        self.broken_by_client.load(Relaxed)
+    /// Whether the instance was given all of it.
+    pub fn has_ended(&self) -> bool {
+        self.ended.load(Relaxed)
     }
+
+    /// What is wrong with what the client has sent.
+    pub fn fault(&self) -> Option<ClientFault> {
+        match (self.too_large.load(Relaxed), self.malformed.load(Relaxed)) {
+            (true, _) => Some(ClientFault::TooLarge),
+            (false, true) => Some(ClientFault::Malformed),
+            (false, false) => None,
+        }
+    }
+}
+
+/// Why an upload broke off. The instance sees a broken transfer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum UploadError {
+    #[error("the client broke off its request: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error("the request body is larger than {0} bytes")]
+    TooLarge(u64),
 }
 
 /// A client's request body on its way to an instance.
-pub(super) struct RequestBody {
+pub(super) struct RequestBody(Option<Uploading>);
+
+struct Uploading {
     inner: Incoming,
-    /// `None` for an empty body, which costs nothing.
-    upload: Option<Arc<Upload>>,
+    upload: Arc<Upload>,
+    max_bytes: u64,
 }
 
 impl RequestBody {
-    pub fn new(inner: Incoming) -> Self {
-        let upload = (!inner.is_end_stream()).then(|| {
-            Arc::new(Upload {
-                moved_at: AtomicU64::new(clock::now_ms()),
-                waits_for_client: AtomicBool::new(false),
-                broken_by_client: AtomicBool::new(false),
-            })
-        });
-        Self { inner, upload }
+    /// Breaks off after `max_bytes`.
+    pub fn new(inner: Incoming, max_bytes: u64) -> Self {
+        // An empty body costs nothing.
+        let any = !inner.is_end_stream();
+        Self(any.then(|| Uploading { inner, upload: Arc::new(Upload::new()), max_bytes }))
     }
 
+    pub fn empty() -> Self {
+        Self(None)
+    }
+
+    /// `None` for an empty body.
     pub fn upload(&self) -> Option<Arc<Upload>> {
-        self.upload.clone()
+        self.0.as_ref().map(|uploading| Arc::clone(&uploading.upload))
     }
 }
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(cx);
-        if let Some(upload) = &self.upload {
-            upload.waits_for_client.store(polled.is_pending(), Relaxed);
-            if let Poll::Ready(frame) = &polled {
-                upload.moved_at.store(clock::now_ms(), Relaxed);
-                upload.broken_by_client.store(matches!(frame, Some(Err(_))), Relaxed);
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        let Some(Uploading { inner, upload, max_bytes }) = &mut self.0 else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(&mut *inner).poll_frame(cx);
+        upload.waits_for_client.store(polled.is_pending(), Relaxed);
+        let frame = ready!(polled);
+        upload.moved_at.store(clock::now_ms(), Relaxed);
+        upload.ended.store(frame.is_none() || inner.is_end_stream(), Relaxed);
+        Poll::Ready(match frame {
+            Some(Ok(frame)) => {
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                let before = upload.bytes.fetch_add(length, Relaxed);
+                if before + length > *max_bytes {
+                    upload.too_large.store(true, Relaxed);
+                    Some(Err(UploadError::TooLarge(*max_bytes)))
+                } else {
+                    Some(Ok(frame))
+                }
             }
-        }
-        polled
+            Some(Err(error)) => {
+                upload.malformed.store(true, Relaxed);
+                Some(Err(error.into()))
+            }
+            None => None,
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.0.as_ref().is_none_or(|uploading| uploading.inner.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        self.0.as_ref().map_or(SizeHint::with_exact(0), |uploading| uploading.inner.size_hint())
     }
 }
 
@@ -105,6 +161,7 @@ pub(super) enum BodyError {
 /// It carries the access record, which is written when the body is dropped.
 pub(super) struct ResponseBody {
     source: Source,
+    /// `None` when something else carries it.
     record: Option<AccessRecord>,
 }
 
@@ -124,9 +181,14 @@ struct Stream {
 }
 
 impl ResponseBody {
-    pub fn page(bytes: Bytes, record: Option<AccessRecord>) -> Self {
+    pub fn page(bytes: Bytes, record: AccessRecord) -> Self {
         let bytes = (!bytes.is_empty()).then_some(bytes);
-        Self { source: Source::Page(bytes), record }.noting_end()
+        Self { source: Source::Page(bytes), record: Some(record) }.noting_end()
+    }
+
+    /// Nothing: what follows the head is a tunnel, which has the record.
+    pub fn switching() -> Self {
+        Self { source: Source::Page(None), record: None }
     }
 
     pub fn stream(
@@ -134,24 +196,23 @@ impl ResponseBody {
         route: Arc<Route>,
         lease: Lease,
         idle_limit: Duration,
-        record: Option<AccessRecord>,
+        record: AccessRecord,
     ) -> Self {
         let lease = Some(lease);
         let mut stream = Stream { inner, route, lease, idle_limit, idle: None, waiting: false };
         stream.release_at_end();
-        Self { source: Source::Stream(stream), record }.noting_end()
+        Self { source: Source::Stream(stream), record: Some(record) }.noting_end()
     }
 
     fn noting_end(mut self) -> Self {
-        self.note_end();
+        self.note(0, self.is_end_stream());
         self
     }
 
-    fn note_end(&mut self) {
-        if self.is_end_stream()
-            && let Some(record) = &mut self.record
-        {
-            record.complete = true;
+    fn note(&mut self, bytes: usize, is_end: bool) {
+        if let Some(record) = &mut self.record {
+            record.bytes += bytes as u64;
+            record.complete |= is_end;
         }
     }
 }
@@ -167,11 +228,18 @@ impl Stream {
         }
     }
 
+    fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match self.lease.as_mut().and_then(|lease| lease.connection.as_mut()) {
+            Some(connection) => connection.poll_frame(&mut self.inner, cx),
+            None => Pin::new(&mut self.inner).poll_frame(cx),
+        }
+    }
+
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match Pin::new(&mut self.inner).poll_frame(cx) {
+        match self.read(cx) {
             Poll::Ready(frame) => {
                 self.waiting = false;
                 if frame.is_none()
@@ -216,12 +284,12 @@ impl Body for ResponseBody {
             Source::Stream(stream) => stream.poll_frame(cx),
         };
         match &polled {
-            Poll::Ready(Some(Ok(_))) => self.note_end(),
-            Poll::Ready(None) => {
-                if let Some(record) = &mut self.record {
-                    record.complete = true;
-                }
+            Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                let is_end = self.is_end_stream();
+                self.note(bytes, is_end);
             }
+            Poll::Ready(None) => self.note(0, true),
             Poll::Ready(Some(Err(_))) | Poll::Pending => {}
         }
         polled

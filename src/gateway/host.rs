@@ -78,8 +78,8 @@ fn without_port(authority: &str) -> Option<&str> {
     let Some(colon) = authority[from..].find(':') else { return Some(authority) };
     let (host, port) = authority.split_at(from + colon);
     let digits = &port[1..];
-    (digits.is_empty() || digits.bytes().all(|b| b.is_ascii_digit()) && digits.len() <= 5)
-        .then_some(host)
+    let numeric = digits.bytes().all(|b| b.is_ascii_digit());
+    (digits.is_empty() || numeric && digits.parse::<u16>().is_ok()).then_some(host)
 }
 
 #[cfg(test)]
@@ -96,9 +96,21 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_a_host() {
-        for bad in
-            ["", ".", ":80", "a..b", "a.localhost..", ".a", "a/b", "user@a", "a:b", "a:80:90", "ä"]
-        {
+        for bad in [
+            "",
+            ".",
+            ":80",
+            "a..b",
+            "a.localhost..",
+            ".a",
+            "a/b",
+            "user@a",
+            "a:b",
+            "a:80:90",
+            "a:65536",
+            "a:+80",
+            "ä",
+        ] {
             assert_eq!(routed(bad), None, "{bad}");
         }
         assert_eq!(routed("[::1"), None);

@@ -5,20 +5,29 @@
 //! for either: it reads one immutable [`table`], chooses an instance
 //! ([`upstream`]) and streams ([`proxy`]).
 
+mod accept;
 mod access;
+mod access_log;
 mod body;
+mod client_io;
 mod clock;
 mod config;
+mod connection;
 mod feed;
 mod headers;
 mod host;
+mod metrics;
+mod own;
 mod pages;
 mod proxy;
+mod send;
 mod server;
+mod session;
 mod snapshot;
 mod table;
 mod tunnel;
 mod upstream;
+mod workers;
 
 #[cfg(test)]
 mod tests;
@@ -31,9 +40,14 @@ use std::sync::{
 use arc_swap::ArcSwap;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing_appender::non_blocking::NonBlocking;
 
+pub use access_log::AccessLog;
 pub use config::{GatewayConfig, GatewayError};
+use metrics::Metrics;
+use server::Server;
 use table::{RouteTable, Upstreams};
+use workers::Workers;
 
 /// What every part of one gateway shares.
 struct Gateway {
@@ -42,6 +56,8 @@ struct Gateway {
     id: String,
     table: ArcSwap<RouteTable>,
     upstreams: Mutex<Upstreams>,
+    metrics: Metrics,
+    access_log: Option<NonBlocking>,
     /// The table was replaced.
     changed: Notify,
     fed: AtomicBool,
@@ -56,14 +72,16 @@ struct Gateway {
 }
 
 impl Gateway {
-    fn new(config: GatewayConfig) -> Self {
-        let mut upstreams = Upstreams::default();
+    fn new(config: GatewayConfig, metrics: Metrics, access_log: Option<NonBlocking>) -> Self {
+        let mut upstreams = Upstreams::new(config.workers);
         let table = snapshot::load(&config.snapshot_path, &mut upstreams);
         Self {
             config,
             id: format!("gw-{:016x}", rand::random::<u64>()),
             table: ArcSwap::from_pointee(table),
             upstreams: Mutex::new(upstreams),
+            metrics,
+            access_log,
             changed: Notify::new(),
             fed: AtomicBool::new(false),
             tasks: TaskTracker::new(),
@@ -101,7 +119,12 @@ pub async fn serve(
     config.check()?;
     let source = feed::Source::new(&config)?;
     allow_open_files();
-    let gateway = Arc::new(Gateway::new(config));
+    let metrics_listener =
+        config.metrics_bind.map(|bind| config::listen(bind, false)).transpose()?;
+    let (access_log, _flushed_at_end) = access_log::open(&config.access_log)?;
+    let gateway = Arc::new(Gateway::new(config, Metrics::new()?, access_log));
+    let server = Arc::new(Server::new(Arc::clone(&gateway)));
+    let workers = Workers::start(&server)?;
     let table = gateway.table.load();
     tracing::info!(
         gateway_id = %gateway.id,
@@ -116,12 +139,17 @@ pub async fn serve(
     let routes = tokio::spawn({
         let gateway = Arc::clone(&gateway);
         async move {
-            let both =
-                async { tokio::join!(feed::follow(gateway.clone(), source), sweep(&gateway)) };
-            background.run_until_cancelled(both).await;
+            let all = async {
+                tokio::join!(
+                    feed::follow(gateway.clone(), source),
+                    sweep(&gateway),
+                    metrics::serve(&gateway, metrics_listener)
+                )
+            };
+            background.run_until_cancelled(all).await;
         }
     });
-    server::run(Arc::clone(&gateway), listener, shutdown).await;
+    server::run(server, workers, listener, shutdown).await;
     gateway.stopping.cancel();
     for task in [snapshots, routes] {
         if let Err(error) = task.await {

@@ -2,18 +2,18 @@
 
 use bytes::Bytes;
 use hyper::{
-    HeaderMap, Response, StatusCode,
+    Response, StatusCode,
     header::{self, HeaderValue},
 };
 use serde_json::json;
 
-use super::{headers::X_REQUEST_ID, host::BadHost};
+use super::{accept::Audience, headers::X_REQUEST_ID, host::BadHost, send::ClientFault};
 
 /// Why the gateway answers itself.
 #[derive(Debug, Clone)]
 pub(super) enum Fault {
     BadHost(BadHost),
-    BadBody,
+    Body(ClientFault),
     Connect,
     Starting,
     UnknownHost,
@@ -21,32 +21,6 @@ pub(super) enum Fault {
     Retired { deployment_id: String },
     UpstreamDown,
     UpstreamTimeout,
-    ClientStalled,
-}
-
-/// What the client can read, from its `Accept` header.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Audience {
-    Html,
-    Json,
-    Text,
-}
-
-impl Audience {
-    /// Browsers name HTML; what names neither HTML nor JSON is a person with curl.
-    pub fn of(headers: &HeaderMap) -> Self {
-        let accepts = |kind| {
-            headers
-                .get_all(header::ACCEPT)
-                .iter()
-                .any(|value| value.to_str().is_ok_and(|value| value.contains(kind)))
-        };
-        match (accepts("text/html"), accepts("json")) {
-            (true, _) => Self::Html,
-            (false, true) => Self::Json,
-            (false, false) => Self::Text,
-        }
-    }
 }
 
 struct Page {
@@ -58,6 +32,16 @@ struct Page {
 }
 
 impl Fault {
+    /// The name of the fault in metrics and JSON.
+    pub fn code(&self) -> &'static str {
+        self.page().code
+    }
+
+    /// What follows such a request on its connection is not to be trusted.
+    pub fn ends_connection(&self) -> bool {
+        matches!(self, Self::BadHost(_) | Self::Body(_) | Self::Connect)
+    }
+
     fn page(&self) -> Page {
         let page = |status, code, title, remedy: &str| Page {
             status,
@@ -74,7 +58,7 @@ impl Fault {
                 "The request names no usable host",
                 &reason.to_string(),
             ),
-            Self::BadBody => page(
+            Self::Body(ClientFault::Malformed) => page(
                 StatusCode::BAD_REQUEST,
                 "bad_body",
                 "The request body is malformed",
@@ -128,7 +112,13 @@ impl Fault {
                 "The deployment did not answer in time",
                 "`launchway logs --runtime` shows what it was doing.",
             ),
-            Self::ClientStalled => page(
+            Self::Body(ClientFault::TooLarge) => page(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_large",
+                "The request body is too large",
+                "Send less at once; `gateway.max_body_bytes` is the limit.",
+            ),
+            Self::Body(ClientFault::Stalled) => page(
                 StatusCode::REQUEST_TIMEOUT,
                 "request_timeout",
                 "The request body did not arrive in time",
@@ -222,19 +212,6 @@ fn code_spans(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn audience(accept: &'static str) -> Audience {
-        Audience::of(&HeaderMap::from_iter([(header::ACCEPT, HeaderValue::from_static(accept))]))
-    }
-
-    #[test]
-    fn each_client_gets_what_it_can_read() {
-        assert_eq!(audience("text/html,application/xhtml+xml,*/*;q=0.8"), Audience::Html);
-        assert_eq!(audience("application/json"), Audience::Json);
-        assert_eq!(audience("application/problem+json"), Audience::Json);
-        assert_eq!(audience("*/*"), Audience::Text);
-        assert_eq!(Audience::of(&HeaderMap::new()), Audience::Text);
-    }
 
     #[test]
     fn what_came_from_elsewhere_is_escaped() {

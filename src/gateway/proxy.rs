@@ -4,234 +4,241 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Incoming,
+    Method, Request, Response, StatusCode, Version,
+    body::{Body, Incoming},
     header::{self, HeaderValue},
     http::request::Parts,
     upgrade::OnUpgrade,
 };
-use serde_json::json;
 
 use super::{
     Gateway,
+    accept::Audience,
     access::AccessRecord,
     body::{RequestBody, ResponseBody},
-    headers::{self, Client},
-    host,
-    pages::{Audience, Fault},
+    headers, host,
+    own::Own,
+    pages::Fault,
+    send::{ClientFault, Unanswered},
+    session::Session,
     table::Route,
     tunnel,
-    upstream::{Lease, Unanswered, Upstream},
+    upstream::{Lease, Upstream},
 };
 
-/// Instances tried for one request while nothing was sent.
+/// Times that one request is tried.
 const MAX_ATTEMPTS: usize = 3;
-/// Answered by the gateway itself on `localhost` and on bare addresses.
-const HEALTH_PATH: &str = "/.well-known/launchway/health";
 
 /// Where a request goes.
 enum Target {
     Route(Arc<Route>),
-    Health,
+    Own(Own),
+}
+
+/// What an instance's answer becomes.
+enum Answered {
+    Stream(Response<Incoming>, Lease),
+    Tunnel(Response<Incoming>, Lease, OnUpgrade),
 }
 
 /// What belongs to one request from its head to its last byte.
-struct Exchange<'a> {
-    gateway: &'a Gateway,
-    client: &'a Client,
+struct Exchange {
+    session: Arc<Session>,
     request_id: HeaderValue,
-    record: Option<AccessRecord>,
+    /// The client's.
+    version: Version,
+    record: AccessRecord,
 }
 
-impl Gateway {
-    /// Answers one request; what goes wrong becomes a page.
-    pub(super) async fn answer(
-        &self,
-        client: &Client,
-        mut request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        let on_upgrade = request
-            .headers()
-            .contains_key(header::UPGRADE)
-            .then(|| hyper::upgrade::on(&mut request));
-        let (parts, body) = request.into_parts();
-        let audience = Audience::of(&parts.headers);
-        let request_id = headers::request_id(&parts.headers);
-        let record = AccessRecord::begin(&parts, &request_id);
-        let mut exchange = Exchange { gateway: self, client, request_id, record };
-        match self.target(&parts) {
-            Ok(Target::Route(route)) => {
-                match exchange.forward(&route, parts, body, on_upgrade).await {
-                    Ok(response) => response,
-                    Err(fault) => exchange.fault(&fault, audience, &route.spec.host),
+/// Answers one request; what goes wrong becomes a page.
+pub(super) async fn answer(
+    session: Arc<Session>,
+    mut request: Request<Incoming>,
+) -> Response<ResponseBody> {
+    let on_upgrade =
+        request.headers().contains_key(header::UPGRADE).then(|| hyper::upgrade::on(&mut request));
+    let (parts, body) = request.into_parts();
+    let audience = Audience::of(&parts.headers);
+    let request_id = headers::request_id(&parts.headers);
+    let record = AccessRecord::begin(&session, &parts, &request_id);
+    let target = target(&session, &parts);
+    let version = parts.version;
+    let mut exchange = Exchange { session, request_id, version, record };
+    match target {
+        Ok(Target::Route(route)) => {
+            exchange.record.set_route(&route);
+            match exchange.forward(&route, parts, body, on_upgrade).await {
+                Ok(Answered::Stream(response, lease)) => exchange.stream(route, response, lease),
+                Ok(Answered::Tunnel(response, lease, client)) => {
+                    exchange.tunnel(client, response, lease)
                 }
+                Err(fault) => exchange.fault(&fault, audience, &route.spec.host),
             }
-            Ok(Target::Health) => exchange.health(),
-            Err(fault) => exchange.fault(&fault, audience, &host::asked(&parts)),
         }
-    }
-
-    fn target(&self, parts: &Parts) -> Result<Target, Fault> {
-        if parts.method == Method::CONNECT {
-            return Err(Fault::Connect);
+        Ok(Target::Own(own)) => {
+            let page = own.render(&exchange.session.gateway);
+            exchange.page(page)
         }
-        let authority = host::authority(parts).map_err(Fault::BadHost)?;
-        let host = host::routed(authority).ok_or(Fault::BadHost(host::BadHost::Invalid))?;
-        let table = self.table.load();
-        match table.find(&host) {
-            Some(route) => Ok(Target::Route(Arc::clone(route))),
-            None if parts.uri.path() == HEALTH_PATH && is_own(&host) => Ok(Target::Health),
-            None if table.version == 0 && !self.is_fed() => Err(Fault::Starting),
-            None => Err(Fault::UnknownHost),
-        }
+        Err(fault) => exchange.fault(&fault, audience, &host::asked(&parts)),
     }
 }
 
-/// Names of the gateway itself; no route can have a bare address as its host
-/// by accident, and one that does is served first.
-fn is_own(host: &str) -> bool {
-    host == "localhost" || host.starts_with('[') || host.parse::<std::net::Ipv4Addr>().is_ok()
+fn target(session: &Session, parts: &Parts) -> Result<Target, Fault> {
+    if parts.method == Method::CONNECT {
+        return Err(Fault::Connect);
+    }
+    let authority = host::authority(parts).map_err(Fault::BadHost)?;
+    let host = host::routed(authority).ok_or(Fault::BadHost(host::BadHost::Invalid))?;
+    let table = session.gateway.table.load();
+    if let Some(route) = table.find(&host) {
+        return Ok(Target::Route(Arc::clone(route)));
+    }
+    match Own::asked(session, &host, parts) {
+        Some(own) => Ok(Target::Own(own)),
+        None if table.version == 0 && !session.gateway.is_fed() => Err(Fault::Starting),
+        None => Err(Fault::UnknownHost),
+    }
 }
 
-impl Exchange<'_> {
+impl Exchange {
+    fn gateway(&self) -> &Arc<Gateway> {
+        &self.session.gateway
+    }
+
     async fn forward(
         &mut self,
-        route: &Arc<Route>,
+        route: &Route,
         mut parts: Parts,
         body: Incoming,
         on_upgrade: Option<OnUpgrade>,
-    ) -> Result<Response<ResponseBody>, Fault> {
-        if let Some(record) = &mut self.record {
-            record.route = Some(Arc::clone(route));
-        }
+    ) -> Result<Answered, Fault> {
         if route.spec.retired {
             return Err(Fault::Retired { deployment_id: route.spec.deployment_id.clone() });
         }
         if route.upstreams.is_empty() {
             return Err(Fault::NoInstance);
         }
+        let config = &self.session.gateway.config;
+        if body.size_hint().lower() > config.max_body_bytes {
+            return Err(Fault::Body(ClientFault::TooLarge));
+        }
         let authority = authority_value(&parts)?;
         let upgrade = headers::upgrade(&parts);
         let h2 = headers::is_grpc(&parts);
-        let trust = self.gateway.config.trust_forwarded;
         headers::prepare_request(
             &mut parts,
-            self.client,
+            &self.session.client,
             &authority,
             &self.request_id,
             upgrade.as_ref(),
-            trust,
+            config.trust_forwarded,
         );
         headers::retarget(&mut parts, &authority, h2);
-        let request = Request::from_parts(parts, RequestBody::new(body));
-        let (response, lease) = self.send(route, request, h2).await?;
+        let body = RequestBody::new(body, config.max_body_bytes);
+        self.record.set_upload(body.upload());
+        let (response, lease) = self.send(route, Request::from_parts(parts, body), h2).await?;
         match (response.status(), on_upgrade.filter(|_| upgrade.is_some())) {
             (StatusCode::SWITCHING_PROTOCOLS, Some(client)) => {
-                Ok(self.switch(client, response, lease))
+                Ok(Answered::Tunnel(response, lease, client))
             }
             (StatusCode::SWITCHING_PROTOCOLS, None) => Err(Fault::UpstreamDown),
-            _ => Ok(self.stream(route, response, lease)),
+            _ => Ok(Answered::Stream(response, lease)),
         }
     }
 
-    /// Tries instances until one has taken the request.
+    /// Tries instances until one has answered the request.
     async fn send(
         &mut self,
         route: &Route,
         mut request: Request<RequestBody>,
         h2: bool,
     ) -> Result<(Response<Incoming>, Lease), Fault> {
-        let config = &self.gateway.config;
+        let session = Arc::clone(&self.session);
+        let config = &session.gateway.config;
+        let spare = if config.repeat_safe { copy(&request) } else { None };
         let mut tried = Vec::new();
-        while tried.len() < MAX_ATTEMPTS {
+        for attempt in 1..=MAX_ATTEMPTS {
             let Some(at) = route.choose(&tried) else { break };
             let upstream = &route.upstreams[at];
-            if let Some(record) = &mut self.record {
-                record.attempts += 1;
+            self.record.attempts = attempt;
+            if attempt > 1 {
+                session.gateway.metrics.retries.inc();
             }
-            let mut lease = Upstream::lease(upstream);
+            let mut lease = Upstream::lease(upstream, session.worker);
             let sent = match h2 {
                 true => lease.send_h2(request, config).await,
                 false => lease.send_h1(request, config).await,
             };
-            match sent {
-                Ok(response) => return Ok((response, lease)),
-                Err(Unanswered::NotSent(unsent, error)) => {
-                    self.note_refusal(route, upstream, &error);
-                    request = *unsent;
-                    tried.push(at);
+            let unanswered = match sent {
+                Ok(response) => {
+                    upstream.answered();
+                    return Ok((response, lease));
                 }
-                Err(unanswered) => return Err(self.unanswered(route, upstream, &unanswered)),
+                Err(unanswered) => unanswered,
+            };
+            self.note(route, upstream, &unanswered);
+            // A kept connection that the instance was closing says nothing of it.
+            if !matches!(unanswered, Unanswered::Broken { reused: true, .. }) {
+                tried.push(at);
             }
+            request = match (unanswered, spare.as_ref().and_then(copy)) {
+                (Unanswered::NotSent(unsent, _), _) => *unsent,
+                (Unanswered::Broken { .. }, Some(again)) => again,
+                (Unanswered::Broken { .. }, None) => return Err(Fault::UpstreamDown),
+                (Unanswered::Timeout, _) => return Err(Fault::UpstreamTimeout),
+                (Unanswered::Client(fault), _) => return Err(Fault::Body(fault)),
+            };
         }
         Err(Fault::UpstreamDown)
     }
 
-    /// Logged when the instance starts to refuse, not for every request.
-    fn note_refusal(&self, route: &Route, upstream: &Upstream, error: &std::io::Error) {
-        let newly = !is_local(error) && upstream.mark_down(self.gateway.config.cooldown);
-        if newly || is_local(error) {
+    /// Counts what happened, remembers it of the instance, and logs it once
+    /// for each time that the instance stops to answer.
+    fn note(&self, route: &Route, upstream: &Upstream, unanswered: &Unanswered) {
+        let gateway = self.gateway();
+        let (kind, is_its_fault, error) = match unanswered {
+            Unanswered::NotSent(_, error) => ("refused", !is_local(error), error.to_string()),
+            Unanswered::Broken { error, reused } => ("broken", !reused, error.to_string()),
+            Unanswered::Timeout => ("timeout", false, "no response in time".to_owned()),
+            Unanswered::Client(_) => return,
+        };
+        gateway.metrics.instance_failures.with_label_values(&[kind]).inc();
+        let newly = is_its_fault && upstream.failed(gateway.config.cooldown);
+        if newly || !is_its_fault {
             tracing::warn!(
                 deployment_id = %route.spec.deployment_id,
                 host = %route.spec.host,
                 address = %upstream.address(),
+                request_id = self.request_id.to_str().unwrap_or(""),
+                kind,
                 %error,
-                "instance refused a connection"
+                "instance did not answer"
             );
         }
     }
 
-    fn unanswered(&self, route: &Route, upstream: &Upstream, unanswered: &Unanswered) -> Fault {
-        let (fault, reason) = match unanswered {
-            Unanswered::Timeout => (Fault::UpstreamTimeout, "no response in time".to_owned()),
-            Unanswered::ClientStalled => return Fault::ClientStalled,
-            Unanswered::ClientBroken => return Fault::BadBody,
-            Unanswered::NotSent(_, error) => (Fault::UpstreamDown, error.to_string()),
-            Unanswered::Broken(error) => (Fault::UpstreamDown, error.to_string()),
-        };
-        tracing::warn!(
-            deployment_id = %route.spec.deployment_id,
-            host = %route.spec.host,
-            address = %upstream.address(),
-            request_id = self.request_id.to_str().unwrap_or(""),
-            error = %reason,
-            "instance did not answer a request"
-        );
-        fault
-    }
-
     fn stream(
-        &mut self,
-        route: &Arc<Route>,
+        mut self,
+        route: Arc<Route>,
         response: Response<Incoming>,
         lease: Lease,
     ) -> Response<ResponseBody> {
         let (mut parts, body) = response.into_parts();
         headers::prepare_response(&mut parts.headers, &self.request_id);
         // An instance that speaks HTTP/1.0 must not decide how we speak.
-        parts.version = hyper::Version::HTTP_11;
-        let record = self.close_record(parts.status);
-        let idle = self.gateway.config.stream_idle;
-        Response::from_parts(
-            parts,
-            ResponseBody::stream(body, Arc::clone(route), lease, idle, record),
-        )
+        parts.version = Version::HTTP_11;
+        self.record.set_status(parts.status);
+        let idle = self.gateway().config.stream_idle;
+        Response::from_parts(parts, ResponseBody::stream(body, route, lease, idle, self.record))
     }
 
-    fn switch(
-        &mut self,
+    fn tunnel(
+        mut self,
         client: OnUpgrade,
         mut response: Response<Incoming>,
         lease: Lease,
     ) -> Response<ResponseBody> {
         let instance = hyper::upgrade::on(&mut response);
-        let held = (lease, self.close_record(StatusCode::SWITCHING_PROTOCOLS));
-        let gateway = self.gateway;
-        let tunnel = tunnel::join(client, instance, gateway.config.stream_idle, held);
-        let abort = gateway.abort.clone();
-        gateway.tasks.spawn(async move {
-            abort.run_until_cancelled(tunnel).await;
-        });
         let (mut parts, _) = response.into_parts();
         let protocol = parts.headers.get(header::UPGRADE).cloned();
         headers::prepare_response(&mut parts.headers, &self.request_id);
@@ -239,40 +246,46 @@ impl Exchange<'_> {
         if let Some(protocol) = protocol {
             parts.headers.insert(header::UPGRADE, protocol);
         }
-        Response::from_parts(parts, ResponseBody::page(Bytes::new(), None))
-    }
-
-    fn health(&mut self) -> Response<ResponseBody> {
-        let table = self.gateway.table.load();
-        let body = json!({
-            "status": "ok",
-            "gateway_id": self.gateway.id,
-            "applied_version": table.version,
-            "routes": table.len(),
-            "feed": if self.gateway.is_fed() { "connected" } else { "disconnected" },
+        self.record.set_status(parts.status);
+        let gateway = Arc::clone(self.gateway());
+        let idle = gateway.config.stream_idle;
+        let tunnel = tunnel::join(client, instance, idle, lease, self.record);
+        let abort = gateway.abort.clone();
+        gateway.tasks.spawn(async move {
+            abort.run_until_cancelled(tunnel).await;
         });
-        let mut response = Response::new(Bytes::from(format!("{body}\n")));
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        self.page(response)
+        Response::from_parts(parts, ResponseBody::switching())
     }
 
-    fn fault(&mut self, fault: &Fault, audience: Audience, host: &str) -> Response<ResponseBody> {
-        let page = fault.render(audience, host, &self.request_id);
+    fn fault(self, fault: &Fault, audience: Audience, host: &str) -> Response<ResponseBody> {
+        self.gateway().metrics.faults.with_label_values(&[fault.code()]).inc();
+        let mut page = fault.render(audience, host, &self.request_id);
+        // HTTP/2 has no such header, and frames that cannot be mistaken.
+        if fault.ends_connection() && self.version != Version::HTTP_2 {
+            page.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         self.page(page)
     }
 
-    fn page(&mut self, page: Response<Bytes>) -> Response<ResponseBody> {
-        let record = self.close_record(page.status());
-        page.map(|bytes| ResponseBody::page(bytes, record))
+    fn page(mut self, page: Response<Bytes>) -> Response<ResponseBody> {
+        self.record.set_status(page.status());
+        page.map(|bytes| ResponseBody::page(bytes, self.record))
     }
+}
 
-    fn close_record(&mut self, status: StatusCode) -> Option<AccessRecord> {
-        let mut record = self.record.take()?;
-        record.status = status.as_u16();
-        Some(record)
-    }
+/// The request once more, where nothing comes of doing it twice (RFC 9110 9.2.1).
+fn copy(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let repeatable = request.method().is_safe()
+        && request.body().is_end_stream()
+        && !request.headers().contains_key(header::UPGRADE);
+    repeatable.then(|| {
+        let mut copy = Request::new(RequestBody::empty());
+        *copy.method_mut() = request.method().clone();
+        *copy.uri_mut() = request.uri().clone();
+        *copy.version_mut() = request.version();
+        *copy.headers_mut() = request.headers().clone();
+        copy
+    })
 }
 
 /// Out of sockets or ports here says nothing about the instance.

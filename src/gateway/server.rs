@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    io,
     net::SocketAddr,
     pin::pin,
     sync::{
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt, stream::FuturesUnordered};
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,7 +24,14 @@ use tokio::{
     time::{interval, sleep, timeout},
 };
 
-use super::{Gateway, config::GatewayConfig, headers::Client};
+use super::{
+    Gateway,
+    client_io::{ClientIo, Patience},
+    config::GatewayConfig,
+    proxy,
+    session::Session,
+    workers::{Load, Workers},
+};
 
 /// After a failed accept, mostly for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -33,47 +41,63 @@ const FIRST_REQUEST: Duration = Duration::from_millis(500);
 const H2_STREAMS: u32 = 256;
 const H2_PING: Duration = Duration::from_secs(20);
 
+/// A gateway that can serve.
+pub(super) struct Server {
+    pub gateway: Arc<Gateway>,
+    http: Builder<TokioExecutor>,
+    permits: Arc<Semaphore>,
+    patience: Patience,
+}
+
+/// A connection whose client waits to be served.
+pub(super) struct Accepted {
+    stream: std::net::TcpStream,
+    peer: SocketAddr,
+    permit: OwnedSemaphorePermit,
+}
+
+/// How the gateway ends a connection.
+enum Ending {
+    /// After the request in flight.
+    Graceful,
+    Cut,
+}
+
 /// Serves until `shutdown`, then lets what is in flight end within
 /// [`GatewayConfig::drain`] and cuts the rest.
 pub(super) async fn run(
-    gateway: Arc<Gateway>,
+    server: Arc<Server>,
+    mut workers: Workers,
     listener: TcpListener,
     shutdown: impl Future<Output = ()>,
 ) {
-    let server = Arc::new(Server::new(gateway));
     let mut shutdown = pin!(shutdown);
     loop {
         let accepted = tokio::select! {
             accepted = server.accept(&listener) => accepted,
             () = &mut shutdown => break,
         };
-        server.spawn(accepted);
+        workers.serve(accepted).await;
     }
     // What the kernel has already accepted for us would be reset with the listener.
     while let Some(accepted) = server.accept(&listener).now_or_never() {
-        server.spawn(accepted);
+        workers.serve(accepted).await;
     }
     drop(listener);
-    server.drain().await;
-}
-
-struct Server {
-    gateway: Arc<Gateway>,
-    http: Builder<TokioExecutor>,
-    permits: Arc<Semaphore>,
-}
-
-struct Accepted {
-    stream: TcpStream,
-    peer: SocketAddr,
-    permit: OwnedSemaphorePermit,
+    server.drain(&mut workers).await;
 }
 
 impl Server {
-    fn new(gateway: Arc<Gateway>) -> Self {
-        let permits = gateway.config.max_connections.min(Semaphore::MAX_PERMITS);
-        let http = http(&gateway.config);
-        Self { gateway, http, permits: Arc::new(Semaphore::new(permits)) }
+    pub fn new(gateway: Arc<Gateway>) -> Self {
+        let config = &gateway.config;
+        let permits = config.max_connections.min(Semaphore::MAX_PERMITS);
+        let http = http(config);
+        let patience = Patience {
+            window: config.client_window,
+            min_bytes: config.client_min_bytes,
+            cut: gateway.metrics.slow_clients.clone(),
+        };
+        Self { gateway, http, permits: Arc::new(Semaphore::new(permits)), patience }
     }
 
     async fn accept(&self, listener: &TcpListener) -> Accepted {
@@ -82,7 +106,8 @@ impl Server {
             let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else {
                 return std::future::pending().await;
             };
-            match listener.accept().await {
+            let accepted = listener.accept().await;
+            match accepted.and_then(|(stream, peer)| Ok((stream.into_std()?, peer))) {
                 Ok((stream, peer)) => return Accepted { stream, peer, permit },
                 Err(error) if is_per_connection(&error) => {}
                 Err(error) => {
@@ -93,34 +118,45 @@ impl Server {
         }
     }
 
-    fn spawn(self: &Arc<Self>, accepted: Accepted) {
+    /// Serves the connection in the current runtime, which is `worker`'s.
+    pub fn spawn(self: &Arc<Self>, accepted: Accepted, load: Load, worker: usize) {
         let server = Arc::clone(self);
         self.gateway.tasks.spawn(async move {
-            let abort = server.gateway.abort.clone();
-            abort.run_until_cancelled(server.serve(accepted)).await;
+            server.serve(accepted, worker).await;
+            drop(load);
         });
     }
 
-    async fn serve(&self, Accepted { stream, peer, permit: _permit }: Accepted) {
+    async fn serve(&self, Accepted { stream, peer, permit: _permit }: Accepted, worker: usize) {
+        let Ok(stream) = TcpStream::from_std(stream) else { return };
         // Fails only on a socket that is gone already, which serving will see.
         let _ = stream.set_nodelay(true);
-        let gateway = &self.gateway;
-        let client = Arc::new(Client::new(peer.ip()));
+        let session = Session::new(Arc::clone(&self.gateway), peer.ip(), worker);
         let requests = Arc::new(AtomicU64::new(0));
         let service = service_fn(|request| {
             requests.fetch_add(1, Relaxed);
-            let (gateway, client) = (Arc::clone(gateway), Arc::clone(&client));
-            async move { Ok::<_, Infallible>(gateway.answer(&client, request).await) }
+            let session = Arc::clone(&session);
+            async move { Ok::<_, Infallible>(proxy::answer(session, request).await) }
         });
-        let mut connection =
-            pin!(self.http.serve_connection_with_upgrades(TokioIo::new(stream), service));
-        let mut leave = pin!(self.time_to_leave(&requests));
-        tokio::select! {
-            // A broken client connection is the client's affair.
-            _ = connection.as_mut() => return,
-            () = leave.as_mut() => connection.as_mut().graceful_shutdown(),
+        let io = TokioIo::new(ClientIo::new(stream, self.patience.clone()));
+        let mut connection = pin!(self.http.serve_connection_with_upgrades(io, service));
+        // Both are looked at only when one of them wakes, not for every event
+        // of the connection.
+        let mut endings = FuturesUnordered::from_iter([
+            self.time_to_leave(&requests).map(|()| Ending::Graceful).left_future(),
+            self.gateway.abort.cancelled().map(|()| Ending::Cut).right_future(),
+        ]);
+        loop {
+            tokio::select! {
+                biased;
+                // A broken client connection is the client's affair.
+                _ = connection.as_mut() => return,
+                Some(ending) = endings.next() => match ending {
+                    Ending::Graceful => connection.as_mut().graceful_shutdown(),
+                    Ending::Cut => return,
+                },
+            }
         }
-        let _ = connection.await;
     }
 
     /// Ends when the gateway drains, or after a whole `header_timeout` without
@@ -146,18 +182,18 @@ impl Server {
         }
     }
 
-    async fn drain(&self) {
+    async fn drain(&self, workers: &mut Workers) {
         let gateway = &self.gateway;
         gateway.draining.cancel();
         gateway.tasks.close();
-        let open = gateway.tasks.len();
-        tracing::info!(connections = open, "gateway draining");
-        if timeout(gateway.config.drain, gateway.tasks.wait()).await.is_err() {
+        workers.close();
+        tracing::info!(connections = gateway.tasks.len(), "gateway draining");
+        if timeout(gateway.config.drain, workers.ended()).await.is_err() {
             let cut = gateway.tasks.len();
             tracing::warn!(connections = cut, "gateway cut connections after the drain time");
         }
         gateway.abort.cancel();
-        gateway.tasks.wait().await;
+        workers.ended().await;
     }
 }
 
@@ -177,7 +213,7 @@ fn http(config: &GatewayConfig) -> Builder<TokioExecutor> {
     http
 }
 
-fn is_per_connection(error: &std::io::Error) -> bool {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+fn is_per_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::time::sleep;
 
 use super::{
     Gateway,
@@ -20,6 +21,8 @@ use super::{
 const FORMAT: u32 = 1;
 /// Between two tries to write, e.g. on a full disk.
 const RETRY: Duration = Duration::from_secs(5);
+/// Between two writes: many changes a second are not as many files.
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[derive(Deserialize)]
 struct Stored {
@@ -64,8 +67,7 @@ fn read(path: &Path) -> io::Result<Stored> {
     Ok(stored)
 }
 
-/// Writes the table after each change, several changes at once when they come
-/// faster than the disk; ends with the gateway, after a last write.
+/// Writes the table after a change, with all that came in the last second; ends with the gateway, after a last write.
 pub(super) async fn keep(gateway: Arc<Gateway>) {
     let mut written = gateway.table.load_full();
     let mut failing = false;
@@ -83,6 +85,7 @@ pub(super) async fn keep(gateway: Arc<Gateway>) {
                     failing = true;
                 }
             }
+            gateway.stopping.run_until_cancelled(sleep(PAUSE)).await;
         }
         if ending {
             return;
@@ -90,7 +93,7 @@ pub(super) async fn keep(gateway: Arc<Gateway>) {
         tokio::select! {
             () = gateway.changed.notified() => {}
             () = gateway.stopping.cancelled() => {}
-            () = tokio::time::sleep(RETRY), if failing => {}
+            () = sleep(RETRY), if failing => {}
         }
     }
 }
@@ -141,7 +144,7 @@ mod tests {
         let path = dir.path().join("routes.json");
         for bytes in ["", "{\"format\":1", "{\"format\":2,\"version\":9,\"routes\":[]}"] {
             fs::write(&path, bytes).unwrap();
-            let table = load(&path, &mut Upstreams::default());
+            let table = load(&path, &mut Upstreams::new(1));
             assert_eq!((table.version, table.len()), (0, 0), "{bytes}");
         }
     }

@@ -150,22 +150,34 @@ fn position(shard: &[Arc<Route>], host: &str) -> Result<usize, usize> {
 /// The live state of each address, shared by all routes that lead there: the
 /// commit, branch and environment hosts of a deployment are one load and one
 /// pool. Used by the feed and the sweeper, never by a request.
-#[derive(Default)]
-pub(super) struct Upstreams(HashMap<String, Weak<Upstream>>);
+pub(super) struct Upstreams {
+    known: HashMap<String, Weak<Upstream>>,
+    /// How many workers keep connections to each.
+    workers: usize,
+}
 
 impl Upstreams {
+    pub fn new(workers: usize) -> Self {
+        Self { known: HashMap::new(), workers }
+    }
+
     fn get(&mut self, address: &str) -> Arc<Upstream> {
-        if let Some(known) = self.0.get(address).and_then(Weak::upgrade) {
+        if let Some(known) = self.known.get(address).and_then(Weak::upgrade) {
             return known;
         }
-        let fresh = Arc::new(Upstream::new(address));
-        self.0.insert(address.to_owned(), Arc::downgrade(&fresh));
+        let fresh = Arc::new(Upstream::new(address, self.workers));
+        self.known.insert(address.to_owned(), Arc::downgrade(&fresh));
         fresh
+    }
+
+    /// Requests that instances work on.
+    pub fn in_flight(&self) -> usize {
+        self.known.values().filter_map(Weak::upgrade).map(|upstream| upstream.in_flight()).sum()
     }
 
     /// Closes connections unused for `max_idle`, forgets addresses without routes.
     pub fn sweep(&mut self, max_idle: Duration) {
-        self.0.retain(|_, upstream| {
+        self.known.retain(|_, upstream| {
             upstream.upgrade().is_some_and(|upstream| {
                 upstream.close_idle(max_idle);
                 true
@@ -189,7 +201,7 @@ mod tests {
 
     #[test]
     fn a_change_copies_only_the_shard_it_touches() {
-        let mut upstreams = Upstreams::default();
+        let mut upstreams = Upstreams::new(1);
         let mut before = RouteTable::empty();
         for n in 0..10_000 {
             before.insert(spec(&format!("app-{n}.localhost"), &["127.0.0.1:1"]), &mut upstreams);
@@ -212,7 +224,7 @@ mod tests {
 
     #[test]
     fn hosts_of_one_instance_share_its_load() {
-        let mut upstreams = Upstreams::default();
+        let mut upstreams = Upstreams::new(1);
         let mut table = RouteTable::empty();
         table.insert(spec("a.localhost", &["127.0.0.1:1"]), &mut upstreams);
         table.insert(spec("b.localhost", &["127.0.0.1:1"]), &mut upstreams);
@@ -224,10 +236,10 @@ mod tests {
     fn the_least_loaded_instance_is_chosen_and_one_that_refused_comes_last() {
         let mut table = RouteTable::empty();
         let addresses = ["127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3"];
-        table.insert(spec("a.localhost", &addresses), &mut Upstreams::default());
+        table.insert(spec("a.localhost", &addresses), &mut Upstreams::new(1));
         let route = table.find("a.localhost").unwrap();
-        let _busy = Upstream::lease(&route.upstreams[0]);
-        route.upstreams[1].mark_down(Duration::from_secs(60));
+        let _busy = Upstream::lease(&route.upstreams[0], 0);
+        route.upstreams[1].failed(Duration::from_secs(60));
         assert_eq!(route.choose(&[]), Some(2));
         assert_eq!(route.choose(&[2]), Some(0));
         assert_eq!(route.choose(&[0, 2]), Some(1));

@@ -16,25 +16,30 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 
-use super::{access::AccessRecord, upstream::Lease};
+use super::{access::AccessRecord, connection::Connection, upstream::Lease};
 
-/// Joins the two ends once both have switched. `held` keeps the instance's
-/// load and the access record for as long as the tunnel lives.
+/// Joins the two ends once both have switched. The lease keeps the instance's
+/// load for as long as the tunnel lives.
 pub(super) async fn join(
     client: OnUpgrade,
     instance: OnUpgrade,
     idle_limit: Duration,
-    held: (Lease, Option<AccessRecord>),
+    mut lease: Lease,
+    mut record: AccessRecord,
 ) {
-    let (_lease, mut record) = held;
+    if let Some(driver) = lease.connection.take().and_then(Connection::into_driver) {
+        // Ends as soon as it has handed out its stream.
+        let _ = driver.await;
+    }
     let Ok((client, instance)) = tokio::try_join!(client, instance) else { return };
     let moved = Arc::new(AtomicU64::new(0));
     let mut client = Counted { io: TokioIo::new(client), moved: Arc::clone(&moved) };
     let mut instance = TokioIo::new(instance);
     tokio::select! {
         copied = copy_bidirectional(&mut client, &mut instance) => {
-            if let Some(record) = &mut record {
-                record.complete = copied.is_ok();
+            if let Ok((_, from_instance)) = copied {
+                record.bytes = from_instance;
+                record.complete = true;
             }
         }
         () = silence(&moved, idle_limit) => {}

@@ -8,6 +8,10 @@ use std::{
     path::PathBuf,
     pin::Pin,
     process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -43,6 +47,8 @@ pub(super) struct ChildSpec {
     /// What makes a running one the wanted one, beside its arguments.
     pub(super) configuration: String,
     pub(super) ready: ReadyCheck,
+    /// On a stop, leave it for the next `up`.
+    pub(super) kept: Arc<AtomicBool>,
 }
 
 impl ChildSpec {
@@ -118,7 +124,7 @@ impl Child {
         }
     }
 
-    /// Restarts it whenever it dies; on `stop`, stops it. Restarts are told
+    /// Restarts it whenever it dies; on `stop`, stops it unless it is kept. Restarts are told
     /// through `restarted`.
     pub(super) async fn supervise(
         mut self,
@@ -131,6 +137,9 @@ impl Child {
             tokio::select! {
                 () = self.process.ended() => {}
                 () = stopped(&mut stop) => {
+                    if self.spec.kept.load(Relaxed) {
+                        return;
+                    }
                     self.process.stop(GRACE).await;
                     let _ = std::fs::remove_file(self.layout.identity(self.spec.name));
                     return;
@@ -236,6 +245,7 @@ mod tests {
             args: vec![seconds.to_owned()],
             configuration: String::new(),
             ready: Box::new(|| Box::pin(async { true })),
+            kept: Arc::default(),
         }
     }
 

@@ -20,6 +20,8 @@ const CHILDREN: [&str; 2] = ["gateway", "restate-server"];
 pub struct DownOptions {
     /// Deployed containers too.
     pub all: bool,
+    /// Not the gateway: it serves on for the next `up`.
+    pub keep_gateway: bool,
 }
 
 /// Returns one line per thing that was stopped.
@@ -29,10 +31,16 @@ pub struct DownOptions {
 pub async fn down(layout: &Layout, options: DownOptions) -> Result<Vec<String>, SetupError> {
     let mut stopped = Vec::new();
     if let Some(up) = UpState::read(layout).filter(UpState::is_alive) {
+        if options.keep_gateway {
+            up.process.hang_up(GRACE).await;
+        }
         up.process.stop(GRACE).await;
         stopped.push(format!("launchway up (process {})", up.pid()));
     }
     for name in CHILDREN {
+        if options.keep_gateway && name == "gateway" {
+            continue;
+        }
         if let Some(child) = recorded(layout, name) {
             child.stop(GRACE).await;
             stopped.push(format!("{name} (process {})", child.pid));

@@ -1,6 +1,10 @@
 //! The wiring: which adapter is behind which port.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use launchway_workflows::{
     engine::{core::Core, readiness::ReadinessWatcher, reconcile::Reconciler},
@@ -13,7 +17,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 
 use super::{Adapters, SetupError, layout::Layout, secrets::Secrets};
 use crate::{
-    config::{Config, read_secret},
+    config::{AccessLog, Config, read_secret},
     control::{Control, RouteFeed, keep_journals},
     gateway::{self, GatewayConfig},
     krane::{KraneClient, KraneService},
@@ -33,6 +37,8 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) layout: Layout,
     pub(super) secrets: Secrets,
+    /// On a stop, leave the gateway to the next `up`.
+    pub(super) keep_gateway: Arc<AtomicBool>,
     adapters: Arc<dyn Adapters>,
     tasks: JoinSet<()>,
     stop: watch::Sender<bool>,
@@ -55,6 +61,7 @@ impl Parts {
             config,
             layout,
             secrets,
+            keep_gateway: Arc::default(),
             adapters,
             tasks,
             stop,
@@ -333,13 +340,40 @@ impl Parts {
         &self,
         stop: impl Future<Output = ()>,
     ) -> Result<(), SetupError> {
-        let gateway = &self.config.gateway;
-        let settings = GatewayConfig {
-            drain: gateway.drain.get(),
-            ..GatewayConfig::new(gateway.bind, self.config.control.url(), self.layout.routes())
-        };
+        let settings = self.gateway_settings();
         let listener = settings.listen().map_err(SetupError::from)?;
         gateway::serve(settings, listener, stop).await.map_err(SetupError::from)
+    }
+}
+
+impl Parts {
+    fn gateway_settings(&self) -> GatewayConfig {
+        let gateway = &self.config.gateway;
+        let defaults =
+            GatewayConfig::new(gateway.bind, self.config.control.url(), self.layout.routes());
+        GatewayConfig {
+            workers: if gateway.workers == 0 { defaults.workers } else { gateway.workers },
+            access_log: match gateway.access_log {
+                AccessLog::Off => gateway::AccessLog::Off,
+                AccessLog::Stdout => gateway::AccessLog::Stdout,
+                AccessLog::File => gateway::AccessLog::File(self.layout.logs().join("access.log")),
+            },
+            metrics_bind: gateway.metrics_bind(),
+            trust_forwarded: gateway.trust_forwarded,
+            max_connections: gateway.max_connections,
+            max_header_bytes: gateway.max_header_bytes,
+            max_body_bytes: gateway.max_body_bytes,
+            client_window: gateway.client_window.get(),
+            client_min_bytes: gateway.client_min_bytes,
+            header_timeout: gateway.header_timeout.get(),
+            connect_timeout: gateway.connect_timeout.get(),
+            response_timeout: gateway.response_timeout.get(),
+            stream_idle: gateway.stream_idle.get(),
+            cooldown: gateway.cooldown.get(),
+            repeat_safe: gateway.repeat_safe,
+            drain: gateway.drain.get(),
+            ..defaults
+        }
     }
 }
 

@@ -59,7 +59,15 @@ impl Identity {
         }
     }
 
-    /// SIGTERM, and SIGKILL after the grace.
+    /// SIGHUP, and a wait for the end within the grace.
+    pub(super) async fn hang_up(&self, grace: Duration) {
+        if let Err(error) = self.signal(Signal::HUP) {
+            tracing::warn!(pid = self.pid, %error, "cannot signal the process");
+        }
+        let _ = tokio::time::timeout(grace, self.ended()).await;
+    }
+
+    /// SIGTERM, and SIGKILL after the grace. Nothing when it has ended.
     pub(super) async fn stop(&self, grace: Duration) {
         for (signal, patience) in [(Signal::TERM, grace), (Signal::KILL, Duration::from_secs(5))] {
             if let Err(error) = self.signal(signal) {

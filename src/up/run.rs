@@ -1,7 +1,12 @@
 //! Starting and stopping.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
+use futures::FutureExt;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
@@ -43,7 +48,8 @@ pub enum Role {
     Gateway,
 }
 
-/// Everything on one machine, until SIGTERM or Ctrl-C. `gateway_args` start
+/// Everything on one machine, until SIGTERM or Ctrl-C, or SIGHUP, which leaves
+/// the gateway. `gateway_args` start
 /// this program as the gateway; `ready` is called once everything answers.
 ///
 /// # Errors
@@ -71,8 +77,9 @@ pub async fn up(
             note(Status::Ready);
             tracing::info!("ready");
             ready();
-            stop_requested().await;
-            tracing::info!("stopping");
+            let stop = stop_requested().await;
+            tracing::info!(?stop, "stopping");
+            parts.keep_gateway.store(stop == Stop::ForRestart, Relaxed);
             parts.stop().await;
             let _ = std::fs::remove_file(layout.identity("up"));
             Ok(())
@@ -198,6 +205,7 @@ fn restate_child(parts: &Parts, program: PathBuf) -> Result<ChildSpec, SetupErro
         program,
         args: vec!["--config-file".to_owned(), file.display().to_string()],
         configuration,
+        kept: Arc::default(),
         ready: Box::new(move || {
             let (admin, ingress) = (admin.clone(), ingress.clone());
             // The server answers before its partitions do.
@@ -217,6 +225,7 @@ fn gateway_child(parts: &Parts, args: Vec<String>) -> Result<ChildSpec, SetupErr
         program: std::env::current_exe().map_err(SetupError::from)?,
         args,
         configuration: format!("{:?}{}", parts.config.gateway, parts.config.control.url()),
+        kept: Arc::clone(&parts.keep_gateway),
         ready: Box::new(move || {
             let request = http.get(&url);
             Box::pin(async move {
@@ -255,7 +264,7 @@ pub async fn serve(
         }
     }
     let stopped = match has(Role::Gateway) {
-        true => parts.run_gateway(stop_requested()).await,
+        true => parts.run_gateway(stop_requested().map(drop)).await,
         false => {
             stop_requested().await;
             Ok(())
@@ -265,12 +274,23 @@ pub async fn serve(
     stopped
 }
 
-async fn stop_requested() {
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+/// What is asked of `up` by a signal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stop {
+    /// SIGTERM, Ctrl-C.
+    Everything,
+    /// SIGHUP: the gateway serves on for the next `up`.
+    ForRestart,
+}
+
+async fn stop_requested() -> Stop {
+    let signals = (signal(SignalKind::terminate()), signal(SignalKind::hangup()));
+    let (Ok(mut terminate), Ok(mut hangup)) = signals else {
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+        _ = terminate.recv() => Stop::Everything,
+        _ = tokio::signal::ctrl_c() => Stop::Everything,
+        _ = hangup.recv() => Stop::ForRestart,
     }
 }

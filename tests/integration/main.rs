@@ -18,4 +18,6 @@ mod servers;
 mod setup;
 mod submissions;
 mod support;
+mod switching;
+mod traffic;
 mod upgrades;

@@ -409,7 +409,8 @@ pub fn docker(args: &[&str]) -> Vec<String> {
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }
 
-fn request(address: SocketAddr, host: &str, path: &str) -> Option<Answer> {
+/// `None` when there is no whole answer.
+pub fn request(address: SocketAddr, host: &str, path: &str) -> Option<Answer> {
     let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     exchange(address, head.as_bytes())
 }

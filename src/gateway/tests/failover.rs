@@ -64,6 +64,95 @@ async fn a_request_that_was_sent_in_part_is_not_repeated() {
     assert_eq!(app.served(), 0);
 }
 
+/// Reads one request's head and breaks off, `times` times.
+async fn breaking(times: usize) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let task = tokio::spawn(async move {
+        for _ in 0..times {
+            let (mut socket, _) = listener.accept().await.unwrap();
+            let mut head = [0; 2048];
+            assert_ne!(socket.read(&mut head).await.unwrap(), 0);
+        }
+    });
+    (address, task)
+}
+
+/// An instance that is killed takes no safe request with it.
+#[tokio::test]
+async fn a_safe_request_that_an_instance_breaks_off_goes_to_another() {
+    let (broken_at, breaks) = breaking(1).await;
+    let app = Instance::named("hello").await;
+    let routes = vec![route("app.localhost", &[broken_at, app.address])];
+    let setup = Setup::new(routes).await;
+    for _ in 0..4 {
+        assert_eq!(setup.gateway.get("app.localhost", "/").await, (200, "hello".to_owned()));
+    }
+    timeout(PATIENCE, breaks).await.expect("the broken one was asked").unwrap();
+    assert_eq!(app.served(), 4);
+}
+
+#[tokio::test]
+async fn what_may_have_an_effect_is_not_repeated() {
+    for (request, repeat_safe) in [
+        ("POST / HTTP/1.1\r\nhost: app.localhost\r\ncontent-length: 0\r\n", true),
+        ("DELETE / HTTP/1.1\r\nhost: app.localhost\r\n", true),
+        ("GET / HTTP/1.1\r\nhost: app.localhost\r\n", false),
+    ] {
+        let (broken_at, breaks) = breaking(1).await;
+        let app = Instance::named("hello").await;
+        let routes = vec![route("app.localhost", &[broken_at, app.address])];
+        let setup = Setup::with(routes, |config| config.repeat_safe = repeat_safe).await;
+        let request = format!("{request}connection: close\r\n\r\n");
+        // They take turns: one of two reaches the broken one.
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            seen.push(split(&setup.gateway.raw(request.as_bytes()).await).0);
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, [200, 502], "{request}");
+        timeout(PATIENCE, breaks).await.expect("the broken one was asked").unwrap();
+        assert_eq!(app.served(), 1);
+    }
+}
+
+/// After a failure one request tries an instance again; the others stay away.
+#[tokio::test]
+async fn an_instance_that_failed_is_tried_again_by_one_request() {
+    let app = Instance::named("hello").await;
+    let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let hung_at = hung.local_addr().unwrap();
+    let routes = vec![route("app.localhost", &[hung_at, app.address])];
+    let cooldown = Duration::from_millis(50);
+    let setup = Setup::with(routes, |config| config.cooldown = cooldown).await;
+    let accept = || async { timeout(PATIENCE, hung.accept()).await.unwrap().unwrap().0 };
+    let ask = || setup.gateway.get("app.localhost", "/");
+    // The first one to reach it fails there and is answered by the other.
+    let (broken, _) =
+        tokio::join!(async { drop(accept().await) }, async { tokio::join!(ask(), ask()) });
+    let () = broken;
+    let mut waits = tokio::time::interval(cooldown);
+    waits.tick().await;
+    waits.tick().await;
+    // The trial hangs; twenty others meanwhile do not.
+    let (trial, others) = tokio::join!(accept(), async {
+        let asked: Vec<_> = (0..21).map(|_| ask()).collect();
+        let mut answered = 0;
+        let mut asked = futures::stream::FuturesUnordered::from_iter(asked);
+        while answered < 20 {
+            let (status, _) =
+                timeout(PATIENCE, futures::StreamExt::next(&mut asked)).await.unwrap().unwrap();
+            assert_eq!(status, 200);
+            answered += 1;
+        }
+        asked
+    });
+    drop(trial);
+    let last: Vec<_> = futures::StreamExt::collect(others).await;
+    assert_eq!(last[0].0, 200);
+    assert_eq!(app.served(), 2 + 21);
+}
+
 /// The instance closes connections that the gateway still keeps.
 #[tokio::test]
 async fn a_pooled_connection_that_was_closed_costs_no_request() {

@@ -1,9 +1,11 @@
 //! The gateway over real sockets: real instances, a real route feed.
 
+mod abuse;
 mod access;
 mod failover;
 mod feed;
 mod pages;
+mod patience;
 mod protocol;
 mod streaming;
 mod support;

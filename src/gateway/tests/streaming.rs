@@ -89,6 +89,55 @@ async fn large_bodies_arrive_whole_in_both_directions() {
     assert!(received == sent);
 }
 
+/// An early response must not hold up the upload that it answers.
+#[tokio::test]
+async fn an_upload_goes_on_while_nobody_reads_its_response() {
+    const SIZE: usize = 32 << 20;
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let instance = tokio::spawn(async move {
+        let (socket, _) = listener.accept().await.unwrap();
+        let (mut reader, mut writer) = socket.into_split();
+        let mut buffer = vec![0; 1 << 20];
+        let mut read = reader.read(&mut buffer).await.unwrap();
+        // More than the buffers on its way hold.
+        let writing = tokio::spawn(async move {
+            writer.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 67108864\r\n\r\n").await.unwrap();
+            let _ = writer.write_all(&vec![0; 64 << 20]).await;
+        });
+        while read < SIZE {
+            read += reader.read(&mut buffer).await.unwrap();
+        }
+        writing.abort();
+    });
+    let setup = Setup::new(vec![route("app.localhost", &[address])]).await;
+    let mut client = tokio::net::TcpStream::connect(setup.address()).await.unwrap();
+    let head = format!("POST / HTTP/1.1\r\nhost: app.localhost\r\ncontent-length: {SIZE}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    timeout(PATIENCE, client.readable()).await.expect("the response begins").unwrap();
+    timeout(PATIENCE, client.write_all(&vec![0; SIZE])).await.expect("it takes all").unwrap();
+    timeout(PATIENCE, instance).await.expect("it gets all").unwrap();
+}
+
+#[tokio::test]
+async fn an_instance_may_decline_to_switch() {
+    let app = Instance::mirror().await;
+    let setup = Setup::new(vec![route("app.localhost", &[app.address])]).await;
+    let request = b"GET /chat HTTP/1.1\r\nhost: app.localhost\r\nconnection: Upgrade, close\r\n\
+                    upgrade: websocket\r\nsec-websocket-version: 13\r\n\
+                    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    let (status, seen) = split(&setup.gateway.raw(request).await);
+    assert_eq!(status, 200);
+    for expected in [
+        "connection: upgrade",
+        "upgrade: websocket",
+        "sec-websocket-version: 13",
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    ] {
+        assert!(seen.contains(expected), "{expected} is missing in {seen}");
+    }
+}
+
 #[tokio::test]
 async fn an_upgraded_connection_is_bridged() {
     let app = switching().await;
