@@ -3,7 +3,7 @@
 use launchway_workflows::ids::{BuildId, ProjectId};
 use sqlx::Row;
 
-use super::{Result, Store, commit, database, get, now_ms};
+use super::{Result, Store, Tx, commit, database, get, now_ms};
 
 /// How long a claim to create a project holds: longer than the call may take.
 const CLAIM_MS: i64 = 60_000;
@@ -20,6 +20,15 @@ pub(crate) enum DepotClaim {
     Yours,
     /// Somebody else is about to.
     Taken,
+}
+
+async fn depot_project(tx: &mut Tx, project: &ProjectId) -> Result<Option<String>> {
+    sqlx::query("SELECT depot_project_id FROM projects WHERE id = $1")
+        .bind(project.as_str())
+        .fetch_one(&mut **tx)
+        .await
+        .and_then(|row| row.try_get("depot_project_id"))
+        .map_err(database)
 }
 
 impl Store {
@@ -46,13 +55,9 @@ impl Store {
         .await
         .map_err(database)?
         .rows_affected();
-        let row = sqlx::query("SELECT depot_project_id FROM projects WHERE id = $1")
-            .bind(project.as_str())
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(database)?;
+        let depot = depot_project(&mut tx, project).await?;
         commit(tx).await?;
-        Ok(match (row.try_get("depot_project_id").map_err(database)?, claimed) {
+        Ok(match (depot, claimed) {
             (Some(depot), _) => DepotClaim::Exists(depot),
             (None, 1) => DepotClaim::Yours,
             (None, _) => DepotClaim::Taken,
@@ -73,13 +78,9 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(database)?;
-        let row = sqlx::query("SELECT depot_project_id FROM projects WHERE id = $1")
-            .bind(project.as_str())
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(database)?;
+        let depot = depot_project(&mut tx, project).await?;
         commit(tx).await?;
-        get(&row, "depot_project_id")
+        depot.ok_or_else(|| database(sqlx::Error::RowNotFound))
     }
 
     pub(crate) async fn depot_build_opened(

@@ -13,7 +13,8 @@ const COUNTING: &str = r#"RUN ["/bin/busybox", "sh", "-c", "i=0; while [ $i -lt 
 fn whoever_follows_a_build_reads_on_where_it_was_when_the_server_is_killed() {
     let mut here = Installation::start();
     let app = App::new("counted", COUNTING);
-    let id = here.submit(app.path(), &["--project", "shop"]);
+    // What is in the builder's cache would print nothing.
+    let id = here.submit(app.path(), &["--project", "shop", "--no-cache"]);
     let follow = here
         .cli(&["logs", &id, "--build", "-f", "--json"])
         .stdout(Stdio::piped())

@@ -14,8 +14,8 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
-    net::{TcpListener, TcpStream, UnixStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::watch,
 };
 use tokio_rustls::TlsAcceptor;
@@ -80,6 +80,18 @@ impl Forwarder {
     }
 }
 
+/// The same without TLS on a socket, as a buildkitd of this machine has it.
+pub fn forward_socket(path: &Path, engine: &Path) {
+    let listener = UnixListener::bind(path).unwrap();
+    let engine = engine.to_owned();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let engine = engine.clone();
+            tokio::spawn(async move { splice(client, &engine).await });
+        }
+    });
+}
+
 async fn accept(
     listener: TcpListener,
     acceptor: TlsAcceptor,
@@ -105,7 +117,13 @@ async fn forward(
     acceptor: TlsAcceptor,
     socket: &Path,
 ) -> std::io::Result<(u64, u64)> {
-    let mut client = acceptor.accept(stream).await?;
+    splice(acceptor.accept(stream).await?, socket).await
+}
+
+async fn splice(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    socket: &Path,
+) -> std::io::Result<(u64, u64)> {
     let mut engine = UnixStream::connect(socket).await?;
     engine.write_all(UPGRADE).await?;
     let mut answer = Vec::new();

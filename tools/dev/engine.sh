@@ -5,7 +5,7 @@
 # started by each test that wants one.
 #
 #   tools/dev/engine.sh          starts it where it does not run; prints its socket
-#   tools/dev/engine.sh stop     stops it
+#   tools/dev/engine.sh stop     stops it and removes its data
 #
 # One engine serves every test process of this tree; a lock keeps several from
 # starting it at once. Only `runc` is the machine's own.
@@ -134,6 +134,8 @@ case "${1:-start}" in
     start) start; echo "$SOCKET" ;;
     stop)
         stop_all
-        ip link delete "$BRIDGE" 2>/dev/null || true ;;
+        ip link delete "$BRIDGE" 2>/dev/null || true
+        # Layers and caches of tests: nobody needs them again.
+        rm -rf "$HOME_DIR/data" "$HOME_DIR/run" ;;
     *) die "usage: tools/dev/engine.sh [start|stop]" ;;
 esac

@@ -2,6 +2,7 @@
 //! store, to a real registry.
 
 mod bench;
+mod cache;
 mod depot;
 #[path = "../../../tests/support/mod.rs"]
 mod servers;

@@ -1,4 +1,5 @@
-//! Who is let in to a BuildKit behind mutual TLS, and what a cut connection is.
+//! Who is let in to a BuildKit behind mutual TLS, what a cut connection is, and a
+//! BuildKit on a socket.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tokio::sync::mpsc;
 
 use super::{
     bench::{Backend, Bench, HEAD, OWNER, run},
-    servers::registry::PASSWORD,
+    servers::{engine::current_engine, forwarder::forward_socket, registry::PASSWORD},
     suite::{gone, started, unique_seconds},
 };
 use crate::builder::{Address, BuildkitBuilder};
@@ -55,4 +56,20 @@ async fn a_connection_that_is_cut_is_a_lost_builder_and_ends_the_build() {
     assert!(matches!(lost, StepError::Transient(_)), "{lost:?}");
     assert_eq!(lost.failure().code, ErrorCode::BuilderUnavailable, "{lost:?}");
     gone(&seconds, Duration::from_secs(5)).await;
+}
+
+#[tokio::test]
+async fn a_buildkitd_on_a_socket_builds_and_pushes() {
+    let bench = Bench::new(Backend::Buildkit, HEAD).await;
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("buildkitd.sock");
+    forward_socket(&socket, current_engine());
+    let settings = bench.registry.settings(PASSWORD);
+    let builder = BuildkitBuilder::new(Address::Unix(socket), settings, OWNER);
+    let spec = bench.spec(BuildOptions::default()).await;
+    let (events, mut received) = mpsc::channel(16);
+    let (built, ()) = tokio::join!(builder.build(&spec, events), async {
+        while received.recv().await.is_some() {}
+    });
+    assert!(builder.has_image(&built.unwrap()).await.unwrap());
 }
