@@ -4,9 +4,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in
     builds | deploy | memory) cargo build --release --locked >&2 ;;
+    gateway) cargo build --release --locked --bin launchway --example route-feed >&2 ;;
     # The product's own binary stays as it is: these two have failpoints.
     orchestration) cargo build --release --locked --features failpoints \
         --bin launchway-instant --bin launchway-orchestration >&2 ;;
-    *) echo "usage: ./dev bench builds|deploy|memory|orchestration" >&2; exit 2 ;;
+    *) echo "usage: ./dev bench builds|deploy|gateway|memory|orchestration" >&2; exit 2 ;;
 esac
 exec python3 "bench/$1.py" "${@:2}"

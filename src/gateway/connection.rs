@@ -2,7 +2,7 @@
 //!
 //! hyper wants its connections in tasks of their own. Then each request crosses
 //! between two tasks several times; driven from the request's own task it never
-//! does, which is a quarter of the CPU of a small request.
+//! does (docs/adr/0010-the-gateways-threads.md).
 
 use std::{
     io,

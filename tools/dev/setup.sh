@@ -4,6 +4,7 @@ BUILD_PACKAGES=(gcc libc6-dev pkg-config)
 RUN_PACKAGES=(ca-certificates curl iptables busybox-static git)
 TEST_PACKAGES=(postgresql tcc musl-dev iproute2 runc)
 BENCH_PACKAGES=(python3)
+GATEWAY_BENCH_PACKAGES=(nginx-light wrk)
 CARGO_DENY=0.20.2
 CARGO_NEXTEST=0.9.143
 

@@ -19,6 +19,19 @@ async fn echo() -> Instance {
     .await
 }
 
+/// Begins a response and says no more.
+async fn silent() -> Instance {
+    Instance::start(|_| async {
+        let (frames, body) = channel_body();
+        frames.send(Bytes::from_static(b"first")).await.unwrap();
+        tokio::spawn(async move {
+            frames.closed().await;
+        });
+        Response::new(body)
+    })
+    .await
+}
+
 /// Switches to a protocol in which the server repeats what it hears.
 async fn switching() -> Instance {
     Instance::start(|mut request: Request<Incoming>| async move {
@@ -164,15 +177,7 @@ async fn a_silent_upgraded_connection_ends() {
 
 #[tokio::test]
 async fn a_response_that_falls_silent_is_broken_off_rather_than_ended() {
-    let app = Instance::start(|_| async {
-        let (frames, body) = channel_body();
-        frames.send(Bytes::from_static(b"first")).await.unwrap();
-        tokio::spawn(async move {
-            frames.closed().await;
-        });
-        Response::new(body)
-    })
-    .await;
+    let app = silent().await;
     let routes = vec![route("app.localhost", &[app.address])];
     let limit = Duration::from_millis(200);
     let setup = Setup::with(routes, |config| config.stream_idle = limit).await;
@@ -220,15 +225,7 @@ async fn an_upload_that_stalls_is_the_clients_timeout() {
 
 #[tokio::test]
 async fn shutdown_lets_what_is_in_flight_end_and_cuts_the_rest() {
-    let app = Instance::start(|_| async {
-        let (frames, body) = channel_body();
-        frames.send(Bytes::from_static(b"first")).await.unwrap();
-        tokio::spawn(async move {
-            frames.closed().await;
-        });
-        Response::new(body)
-    })
-    .await;
+    let app = silent().await;
     let echo = echo().await;
     let routes =
         vec![route("app.localhost", &[app.address]), route("echo.localhost", &[echo.address])];
