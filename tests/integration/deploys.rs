@@ -77,7 +77,13 @@ fn stdout_is_the_url_alone_and_every_step_is_recorded() {
 
     let journal = here.json(&["journal", &id]);
     let entries = journal["entries"].as_array().unwrap();
-    for name in ["load-deployment", "BuildSlots/try_acquire", "build-image", "Waits/ready", "Routing/assign"] {
+    for name in [
+        "load-deployment",
+        "BuildSlots/try_acquire",
+        "build-image",
+        "Waits/ready",
+        "Routing/assign",
+    ] {
         let entry = entries
             .iter()
             .find(|entry| entry["name"] == name)
