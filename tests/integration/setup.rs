@@ -2,6 +2,8 @@
 
 use std::{io::Write, net::TcpStream, os::unix::fs::PermissionsExt, process::Output};
 
+use launchway_workflows::services::journal_version;
+
 use crate::support::{Installation, text};
 
 fn refused(output: &Output, expected: &[&str]) {
@@ -80,7 +82,7 @@ fn the_worker_answers_only_requests_signed_by_its_restate() {
             "-X",
             "POST",
         ])
-        .arg(format!("http://{worker}/j1/invoke/Deployments/create"))
+        .arg(format!("http://{worker}/j{}/invoke/Deployments/create", journal_version()))
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stdout), "401", "{}", text(&output));

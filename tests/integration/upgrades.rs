@@ -4,12 +4,16 @@ use std::{collections::BTreeSet, fs};
 
 use serde_json::Value;
 
+use launchway_workflows::services::journal_version;
+
 use crate::support::{App, Installation, eventually, root, text};
 
 /// A handler, and what it journals, in order.
 type Order = (String, Vec<String>);
 
 const VERSION: &str = "LAUNCHWAY_JOURNAL_VERSION";
+/// The version of a launchway to come.
+const NEXT: &str = "1000";
 
 fn slow(greeting: &str, seconds: u32) -> App {
     let script =
@@ -38,7 +42,7 @@ fn another_journal_version_waits_until_the_old_one_has_drained() {
     let load = here.load("other-preview-local.localhost", &["serving"]);
     let (gateway, restate) = (here.child("gateway"), here.child("restate-server"));
     here.kill_up();
-    let refused = here.up_command(&[]).env(VERSION, "2").output().unwrap();
+    let refused = here.up_command(&[]).env(VERSION, NEXT).output().unwrap();
     assert_eq!(refused.status.code(), Some(2), "{}", text(&refused));
     let said = text(&refused);
     assert!(said.contains("unfinished workflows") && said.contains("down --drain"), "{said}");
@@ -52,14 +56,17 @@ fn another_journal_version_waits_until_the_old_one_has_drained() {
     assert!(drained.status.success(), "{}", text(&drained));
     assert_eq!(here.stop_up(), Some(0));
 
-    here.set_env(VERSION, "2");
+    here.set_env(VERSION, NEXT);
     here.up();
     assert_eq!(here.inspect(&id)["status"], "live");
     here.deploy(App::new("new", "").path(), &["--project", "shop"]);
     let refused = here.run(&["retry", &failed]);
     assert_eq!(refused.status.code(), Some(9), "{}", text(&refused));
     let said = text(&refused);
-    assert!(said.contains("version 1") && said.contains("version 2"), "{said}");
+    assert!(
+        said.contains(&format!("version {}", journal_version())) && said.contains("version 1000"),
+        "{said}"
+    );
     assert!(said.contains(&format!("launchway redeploy {failed}")), "{said}");
 }
 
