@@ -43,13 +43,14 @@ impl Private {
         self.forget_containerd();
         let mut command = Command::new("dockerd");
         let path = |flag: &str, name: &str| format!("--{flag}={}", self.dir.join(name).display());
+        // No address pools of its own: with them the second start of an engine
+        // removes the machine's `docker0` (Docker 20.10).
         // Without iptables of its own it leaves the machine's rules alone; what
         // is published is served by its proxies.
         command
             .args([path("data-root", "data"), path("exec-root", "exec"), path("pidfile", "pid")])
             .args(["--host", &self.host(), "--bridge", &self.bridge])
-            .args(["--iptables=false", "--ip-masq=false", "--storage-driver=overlay2"])
-            .arg("--default-address-pool=base=10.213.0.0/17,size=24");
+            .args(["--iptables=false", "--ip-masq=false", "--storage-driver=overlay2"]);
         command
     }
 
