@@ -1,0 +1,242 @@
+//! What is written to and read from the database.
+
+use std::{collections::BTreeMap, fmt};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    engine::{
+        retry::RestartPoint,
+        undo::{Started, Undone},
+    },
+    error::StepFailure,
+    ids::{DeploymentId, InvocationId},
+    model::{BuiltImage, DeploymentPlan, Routed, RunOptions},
+    status::DeploymentStatus,
+    step::Step,
+};
+
+/// Whether a guarded write took place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Guarded {
+    /// Written, or already so.
+    Applied,
+    /// The row is owned by another invocation or in a state that forbids it.
+    Lost,
+}
+
+/// One execution of one step by one attempt of a deployment.
+#[derive(Debug, Clone)]
+pub struct StepRun {
+    /// The deployment.
+    pub deployment_id: DeploymentId,
+    /// The invocation that runs it; its row says which attempt that is.
+    pub owner: InvocationId,
+    /// The step.
+    pub step: Step,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone)]
+pub enum StepEnd {
+    /// It did its work.
+    Done,
+    /// There was nothing to do; why, for people.
+    Skipped(String),
+    /// It failed for good.
+    Failed(StepFailure),
+    /// This try failed and another follows.
+    WillRetry(StepFailure),
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// A step that has ended well; the journal knows it, the database does not yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Passed {
+    /// The step.
+    pub step: Step,
+    /// Why there was nothing to do, if there was not.
+    pub skipped: Option<String>,
+}
+
+impl Passed {
+    /// As it is recorded.
+    pub fn end(self) -> StepEnd {
+        self.skipped.map_or(StepEnd::Done, StepEnd::Skipped)
+    }
+}
+
+/// The end of an attempt that did not succeed.
+#[derive(Debug, Clone)]
+pub struct AttemptEnd {
+    /// `failed`, `cancelled` or `superseded`.
+    pub status: DeploymentStatus,
+    /// What failed.
+    pub failure: StepFailure,
+    /// What was taken back, newest effect first.
+    pub undone: Vec<Undone>,
+}
+
+/// Whether an attempt may be unwound.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "start", content = "value", rename_all = "kebab-case")]
+pub enum UnwindStart {
+    /// Yes: the way to the commit point is closed.
+    Begun,
+    /// The commit had already taken place; nothing was closed.
+    Committed(Routed),
+    /// The row is another invocation's.
+    NotOurs,
+}
+
+/// What an invocation that was killed has left.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LeftBehind {
+    /// What was being deployed.
+    pub plan: DeploymentPlan,
+    /// The steps of its attempt, in order.
+    pub started: Vec<Started>,
+    /// Why it was unwinding, if it was.
+    pub failure: Option<StepFailure>,
+    /// Somebody has asked for cancellation.
+    pub cancelling: bool,
+}
+
+/// The attempt of a deployment that has ended, or is about to be repeated.
+#[derive(Debug, Clone)]
+pub struct EndedAttempt {
+    /// `failed` or `cancelled`, if it may be retried.
+    pub status: DeploymentStatus,
+    /// From 1.
+    pub attempt: u32,
+    /// What it failed with.
+    pub failure: Option<StepFailure>,
+    /// What it took back.
+    pub undone: Vec<Undone>,
+    /// The last step that it began.
+    pub last_step: Option<Step>,
+    /// What was being deployed.
+    pub plan: DeploymentPlan,
+    /// What it had built.
+    pub image: Option<BuiltImage>,
+    /// The `deploy` that owned it last; `None`: none ever did.
+    pub workflow: Option<InvocationId>,
+    /// How the present attempt began, while it is `retrying`.
+    pub retried: Option<Retried>,
+}
+
+/// How an attempt began that is a retry.
+#[derive(Debug, Clone)]
+pub struct Retried {
+    /// The invocation that asked for it.
+    pub by: InvocationId,
+    /// The invocation whose journal it continues.
+    pub ended: InvocationId,
+    /// Where.
+    pub point: RestartPoint,
+}
+
+/// What a request for cancellation found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "found", content = "status", rename_all = "kebab-case")]
+pub enum CancelRequest {
+    /// Its workflow has to be told.
+    Asked,
+    /// It had not begun; the row is ended.
+    Unstarted,
+    /// It is cancelled already.
+    Already,
+    /// It has ended otherwise, or its domains have moved.
+    TooLate(DeploymentStatus),
+}
+
+/// A deployment that a workflow should own.
+#[derive(Debug, Clone)]
+pub struct InFlight {
+    /// Which one.
+    pub deployment_id: DeploymentId,
+    /// How far it is.
+    pub status: DeploymentStatus,
+    /// The invocation of `Deployments` that submitted it, or last retried it.
+    pub sent_by: Option<InvocationId>,
+    /// The step that runs.
+    pub step: Option<Step>,
+    /// Last sign of life in the database, in milliseconds since the epoch.
+    pub updated_at: i64,
+    /// Somebody has asked for cancellation, and it does not unwind yet.
+    pub cancel_pending: bool,
+    /// It was said already that it makes no progress.
+    pub stalled: bool,
+}
+
+/// Whether an environment may move.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "start", content = "value", rename_all = "kebab-case")]
+pub enum ReleaseStart {
+    /// Yes, once this runs.
+    Begun(Box<ReleaseTarget>),
+    /// No; why, for people.
+    Refused(String),
+}
+
+/// Where an environment moves to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReleaseTarget {
+    /// What it is.
+    pub plan: DeploymentPlan,
+    /// What it runs, pinned.
+    pub image: String,
+    /// Its instances are stopped.
+    pub retired: bool,
+    /// How often they have been stopped so far.
+    pub stops: i64,
+}
+
+/// A deployment that may retire.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Retirable {
+    /// Which one.
+    pub deployment_id: DeploymentId,
+    /// Counts how often it was wanted again (rollback, promote).
+    pub generation: i64,
+}
+
+/// How and with which variables to run. Not journaled.
+#[derive(Clone, Default)]
+pub struct RunInputs {
+    /// Port and replicas, with the environment's defaults applied.
+    pub options: RunOptions,
+    /// Variables of the environment.
+    pub env: BTreeMap<String, String>,
+    /// Thousandths of a core; 0: no limit.
+    pub cpu_millicores: u32,
+    /// MiB; 0: no limit.
+    pub memory_mib: u64,
+}
+
+impl fmt::Debug for RunInputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets.
+        f.debug_struct("RunInputs")
+            .field("options", &self.options)
+            .field("env", &self.env.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A parked wait for a deployment's instances.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadinessWait {
+    /// Restate's id of the awakeable to resolve.
+    pub awakeable_id: String,
+    /// Whose instances.
+    pub deployment_id: DeploymentId,
+    /// The runtime's namespace.
+    pub namespace: String,
+    /// Instances that must be ready.
+    pub replicas: u32,
+    /// Milliseconds since the epoch.
+    pub deadline: i64,
+}
