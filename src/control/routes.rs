@@ -185,34 +185,28 @@ impl RouteFeed {
                 rows
             }
         };
-        self.publish(rows, changed.as_ref());
+        self.publish(rows, changed.is_none());
         self.built.send_replace(now.routes);
         Ok(now)
     }
 
-    /// Puts all routes of the changed deployments into the table; `None`: of
-    /// every deployment.
-    fn publish(&self, rows: Vec<RouteRow>, changed: Option<&HashSet<DeploymentId>>) {
+    /// Puts the routes into the table, or in its place. Only a reading of the
+    /// whole takes a host out: one that a deployment has no more may have moved
+    /// to another one, whose change is still to come.
+    fn publish(&self, rows: Vec<RouteRow>, whole: bool) {
         let routes: HashMap<Arc<str>, Arc<Route>> = {
             let addresses = self.addresses.borrow();
             let Some(addresses) = addresses.as_ref() else { return };
             rows.into_iter().map(|row| route(row, &addresses.by_deployment)).collect()
         };
         self.table.send_if_modified(|table| {
-            let gone: Vec<Arc<str>> = table
-                .by_host
-                .iter()
-                .filter(|(_, route)| changed.is_none_or(|ids| is_of(route, ids)))
-                .filter(|(host, _)| !routes.contains_key(*host))
-                .map(|(host, _)| Arc::clone(host))
-                .collect();
             let known = |(host, route)| has(table, host, route);
-            if gone.is_empty() && routes.iter().all(known) {
+            let same = routes.iter().all(known) && (!whole || routes.len() == table.by_host.len());
+            if same {
                 return false;
             }
-            let mut by_host = table.by_host.clone();
+            let mut by_host = if whole { HashMap::new() } else { table.by_host.clone() };
             by_host.extend(routes);
-            gone.iter().for_each(|host| drop(by_host.remove(host)));
             *table = Arc::new(RouteTable { version: table.version + 1, by_host });
             true
         });
@@ -287,10 +281,6 @@ fn collect<'a>(
         (Some(ids), Some(new)) => ids.extend(new.cloned()),
         _ => *changed = None,
     }
-}
-
-fn is_of(route: &Route, ids: &HashSet<DeploymentId>) -> bool {
-    ids.iter().any(|id| id.as_str() == route.deployment_id)
 }
 
 fn has(table: &RouteTable, host: &Arc<str>, route: &Arc<Route>) -> bool {
