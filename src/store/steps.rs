@@ -91,7 +91,8 @@ impl Store {
     }
 }
 
-/// The end of a try, for the row's owner and its present attempt only.
+/// The end of a try, for the row's owner and its present attempt only. A row
+/// that has ended stays as it ended: it may be recorded again.
 pub(super) async fn write_end(
     executor: impl Executor<'_, Database = Any>,
     run: &StepRun,
@@ -107,7 +108,7 @@ pub(super) async fn write_end(
     let ended_at = (status != "running").then(now_ms);
     sqlx::query(
         "UPDATE deployment_steps SET status = $4, ended_at = $5, message = $6, error_code = $7, \
-         error_message = $8 WHERE deployment_id = $1 AND step = $3 AND attempt = \
+         error_message = $8 WHERE deployment_id = $1 AND step = $3 AND status = 'running' AND attempt = \
          (SELECT attempt FROM deployments WHERE id = $1 AND invocation_id = $2)",
     )
     .bind(run.deployment_id.as_str())

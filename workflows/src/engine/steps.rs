@@ -227,10 +227,14 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
 
     async fn pass(&self, passed: Passed) {
         failpoint::reach(&self.deployment_id, passed.step, Point::Journaled).await;
-        if passed.step != Step::LAST
-            && let Ok(mut all) = self.passed.lock()
-        {
-            all.push(passed);
+        if passed.step != Step::LAST {
+            self.record_next(vec![passed]);
+        }
+    }
+
+    fn record_next(&self, passed: Vec<Passed>) {
+        if let Ok(mut all) = self.passed.lock() {
+            all.extend(passed);
         }
     }
 
@@ -272,13 +276,14 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
         F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
         Fut: Future<Output = Result<Done<T>, StepError>> + Send + 'static,
     {
+        let passed = self.take_passed();
         let recorded = Recorded {
             core: Arc::clone(&self.core),
             run: StepRun { deployment_id: self.deployment_id.clone(), owner: self.owner(), step },
             status,
             limits,
             work,
-            passed: self.take_passed(),
+            passed: passed.clone(),
         };
         let span = tracing::info_span!("step", deployment = %self.deployment_id, step = %step);
         // Boxed: rustc cannot prove `Send` for the nested future inside the
@@ -296,7 +301,11 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
             Ok(Json(Verdict::Failed(failure))) => Err(Stop::Failed(failure.at(step))),
             Ok(Json(Verdict::Cancelled)) => Err(Stop::Cancelled),
             Ok(Json(Verdict::Overtaken)) => Err(Stop::Overtaken),
-            Err(error) => Err(Stop::from_terminal(&error, step)),
+            Err(error) => {
+                // The run may not have begun: the unwind's then records them.
+                self.record_next(passed);
+                Err(Stop::from_terminal(&error, step))
+            }
         }
     }
 }
