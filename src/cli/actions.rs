@@ -7,6 +7,7 @@ use launchway_proto::ctrl::v1::{
     CancelDeploymentRequest, PromoteRequest, RedeployRequest, ReleasedDeployment,
     RetryDeploymentRequest, RollbackRequest,
 };
+use launchway_workflows::names::DEFAULT_ENVIRONMENT;
 use serde_json::json;
 
 use super::{
@@ -104,7 +105,8 @@ pub(super) async fn rollback(global: &Global, id: Option<String>) -> Result<Exit
             let file = project::read(here())?;
             request.project_id = project::name(global, &file, here())?;
             let environment = global.environment.clone().or(file.environment);
-            request.environment_slug = environment.unwrap_or_else(|| "preview".to_owned());
+            request.environment_slug =
+                environment.unwrap_or_else(|| DEFAULT_ENVIRONMENT.to_owned());
         }
     }
     let mut api = connect(global).await?;

@@ -3,6 +3,7 @@
 use launchway_proto::ctrl::v1::{
     AddDomainRequest, Domain, ListDomainsRequest, RemoveDomainRequest,
 };
+use launchway_workflows::names::DEFAULT_ENVIRONMENT;
 use serde_json::{Value, json};
 
 use super::{
@@ -13,8 +14,6 @@ use super::{
     project,
     render::{emit, print, table},
 };
-
-const DEFAULT_ENVIRONMENT: &str = "preview";
 
 pub(super) async fn domains(global: &Global, command: DomainsCommand) -> Result<Exit, Failure> {
     match command {

@@ -4,7 +4,7 @@ use launchway_proto::ctrl::v1::{
     AddDomainRequest, AddDomainResponse, Domain, ListDomainsRequest, ListDomainsResponse,
     RemoveDomainRequest, RemoveDomainResponse, domain_service_server::DomainService,
 };
-use launchway_workflows::names::custom_hostname;
+use launchway_workflows::names::{canonical_hostname, custom_hostname};
 use tonic::{Request, Response, Status};
 
 use super::{Control, deployments::unavailable};
@@ -29,7 +29,7 @@ impl DomainService for Control {
         &self,
         request: Request<RemoveDomainRequest>,
     ) -> Result<Response<RemoveDomainResponse>, Status> {
-        let name = request.into_inner().name.trim_end_matches('.').to_ascii_lowercase();
+        let name = canonical_hostname(&request.into_inner().name);
         if !self.store.remove_domain(&self.workspace, &name).await.map_err(unavailable)? {
             return Err(Status::not_found(format!(
                 "there is no custom domain `{name}`: `launchway domains list` shows them; the others \

@@ -5,7 +5,7 @@ mod client;
 mod embedded;
 mod guard;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verified;
 
 pub use client::{PresignedPut, S3Storage, StorageError, StorageSettings};

@@ -1,6 +1,6 @@
 //! The embedded store through plain HTTP, as uploaders and builders use it.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use launchway_workflows::ports::ContextStore;
 use sha2::{Digest, Sha256};
@@ -16,31 +16,37 @@ struct Served {
     _dir: tempfile::TempDir,
 }
 
+/// A store with its bucket, in the directory; served as long as the test runs.
+pub(crate) async fn serve(dir: &Path, max_object_bytes: u64, lifetime: Duration) -> S3Storage {
+    let server = EmbeddedS3::bind(&EmbeddedSettings {
+        bind: "127.0.0.1:0".parse().unwrap(),
+        dir: dir.to_owned(),
+        access_key_id: "id".to_owned(),
+        secret_access_key: "secret".to_owned(),
+        max_object_bytes,
+    })
+    .await
+    .unwrap();
+    let url = format!("http://{}", server.address().unwrap());
+    tokio::spawn(server.serve(std::future::pending()));
+    let storage = S3Storage::new(StorageSettings {
+        url: url.clone(),
+        uploader_url: url.clone(),
+        builder_url: url,
+        bucket: "launchway".to_owned(),
+        region: "us-east-1".to_owned(),
+        access_key_id: "id".to_owned(),
+        secret_access_key: "secret".to_owned(),
+        upload_url_lifetime: lifetime,
+    });
+    storage.ensure_bucket().await.unwrap();
+    storage
+}
+
 impl Served {
     async fn start(lifetime: Duration) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let server = EmbeddedS3::bind(&EmbeddedSettings {
-            bind: "127.0.0.1:0".parse().unwrap(),
-            dir: dir.path().join("objects"),
-            access_key_id: "id".to_owned(),
-            secret_access_key: "secret".to_owned(),
-            max_object_bytes: LIMIT,
-        })
-        .await
-        .unwrap();
-        let url = format!("http://{}", server.address().unwrap());
-        tokio::spawn(server.serve(std::future::pending()));
-        let storage = S3Storage::new(StorageSettings {
-            url: url.clone(),
-            uploader_url: url.clone(),
-            builder_url: url,
-            bucket: "launchway".to_owned(),
-            region: "us-east-1".to_owned(),
-            access_key_id: "id".to_owned(),
-            secret_access_key: "secret".to_owned(),
-            upload_url_lifetime: lifetime,
-        });
-        storage.ensure_bucket().await.unwrap();
+        let storage = serve(&dir.path().join("objects"), LIMIT, lifetime).await;
         Self { storage, http: crate::http::client().build().unwrap(), _dir: dir }
     }
 

@@ -6,7 +6,7 @@ use launchway_workflows::{
 };
 use sqlx::any::AnyRow;
 
-use super::{Result, Store, commit, database, get, now_ms, optional_id, parse};
+use super::{Refusal, Result, Store, commit, database, get, now_ms, optional_id, parse};
 
 /// Most that one question answers with.
 const LIMIT: i64 = 1000;
@@ -25,9 +25,6 @@ pub struct DomainView {
     /// What answers for it now.
     pub deployment_id: DeploymentId,
 }
-
-/// A sentence for the caller: the input, the rule and the remedy.
-type Refusal = String;
 
 const COLUMNS: &str = "SELECT m.name, m.kind, m.deployment_id, p.slug AS project_slug, \
     e.slug AS environment_slug FROM domains m JOIN projects p ON p.id = m.project_id \

@@ -63,6 +63,8 @@ enum Dialect {
 }
 
 pub(crate) type Tx = Transaction<'static, Any>;
+/// A sentence for the caller: the input, the rule and the remedy.
+pub(crate) type Refusal = String;
 pub(crate) type Result<T> = std::result::Result<T, StoreError>;
 
 impl Store {

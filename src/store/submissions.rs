@@ -7,15 +7,12 @@ use launchway_workflows::{
 };
 use sqlx::Row;
 
-use super::{Result, Store, Tx, commit, database, get, json, now_ms, parse};
+use super::{Refusal, Result, Store, Tx, commit, database, get, json, now_ms, parse};
 
 /// Longest project slug: hostnames begin with it.
 const MAX_PROJECT: usize = 30;
 /// Longest environment slug.
 const MAX_ENVIRONMENT: usize = 20;
-
-/// A sentence for the caller: the input, the rule and the remedy.
-type Refusal = String;
 
 impl Store {
     /// Makes sure the workspace has its row.

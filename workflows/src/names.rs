@@ -1,5 +1,8 @@
 //! Names that become part of hostnames, image references and object keys.
 
+/// The environment where none is named.
+pub const DEFAULT_ENVIRONMENT: &str = "preview";
+
 /// A name breaks the rule for names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -33,14 +36,18 @@ const MAX_HOSTNAME: usize = 253;
 /// Longest label of a hostname.
 const MAX_LABEL: usize = 63;
 
-/// A hostname of somebody's own, as it is stored: lower case, without a
-/// trailing dot.
+/// The one form of a hostname: lower case, without a trailing dot.
+pub fn canonical_hostname(input: &str) -> String {
+    input.trim_end_matches('.').to_ascii_lowercase()
+}
+
+/// A hostname of somebody's own, as it is stored.
 ///
 /// # Errors
 /// A sentence with the input, the rule and the remedy. Names under `apex` are
 /// launchway's to give.
 pub fn custom_hostname(input: &str, apex: &str) -> Result<String, String> {
-    let name = input.trim_end_matches('.').to_ascii_lowercase();
+    let name = canonical_hostname(input);
     let refused = |rule: &str| Err(format!("domain `{input}` is refused: {rule}"));
     let label = |label: &str| {
         (1..=MAX_LABEL).contains(&label.len())

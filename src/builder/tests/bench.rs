@@ -27,7 +27,7 @@ use super::servers::{
 use crate::{
     builder::{BuildkitBuilder, DepotAccount, DepotBuilder, DepotLimits, DockerBuilder, Ledger},
     registry::Registry,
-    storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
+    storage::{self, S3Storage},
     store::Store,
     up::depot::StoredLedger,
 };
@@ -109,7 +109,9 @@ impl Bench {
         let settings = registry.settings(password);
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("context")).unwrap();
-        let storage = store(&dir.path().join("objects")).await;
+        let storage =
+            storage::tests::serve(&dir.path().join("objects"), 1 << 30, Duration::from_secs(60))
+                .await;
         let host = engine_of(backend);
         let (mut forwarder, mut depot, mut project) = (None, None, ProjectId::generate());
         let mut repository = format!("{}/tests/local/builder-tests", registry.host);
@@ -218,15 +220,7 @@ impl Bench {
     }
 
     pub(super) async fn build(&self, spec: &BuildSpec) -> Outcome {
-        let (events, mut received) = mpsc::channel(16);
-        let collecting = async {
-            let mut all = Vec::new();
-            while let Some(event) = received.recv().await {
-                all.push(event);
-            }
-            all
-        };
-        let (result, events) = tokio::join!(self.builder.build(spec, events), collecting);
+        let (result, events) = build_with(&*self.builder, spec).await;
         if let Ok(image) = &result {
             self.built.lock().unwrap().push(image.reference.clone());
         }
@@ -247,6 +241,22 @@ impl Bench {
         let output = Command::new("docker").args(host).args(args).output().unwrap();
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+/// What a builder makes of it, and everything that it said meanwhile.
+pub(super) async fn build_with(
+    builder: &dyn Builder,
+    spec: &BuildSpec,
+) -> (Result<BuiltImage, StepError>, Vec<BuildEvent>) {
+    let (events, mut received) = mpsc::channel(16);
+    let collecting = async {
+        let mut all = Vec::new();
+        while let Some(event) = received.recv().await {
+            all.push(event);
+        }
+        all
+    };
+    tokio::join!(builder.build(spec, events), collecting)
 }
 
 impl Drop for Bench {
@@ -294,32 +304,6 @@ fn engine_of(backend: Backend) -> Option<String> {
 
 pub(super) fn docker_at(host: &str, registry: Option<Registry>) -> Arc<dyn Builder> {
     Arc::new(DockerBuilder::at(host, registry, OWNER).unwrap())
-}
-
-async fn store(dir: &Path) -> S3Storage {
-    let server = EmbeddedS3::bind(&EmbeddedSettings {
-        bind: "127.0.0.1:0".parse().unwrap(),
-        dir: dir.to_owned(),
-        access_key_id: "id".to_owned(),
-        secret_access_key: "secret".to_owned(),
-        max_object_bytes: 1 << 30,
-    })
-    .await
-    .unwrap();
-    let url = format!("http://{}", server.address().unwrap());
-    tokio::spawn(server.serve(std::future::pending()));
-    let storage = S3Storage::new(StorageSettings {
-        url: url.clone(),
-        uploader_url: url.clone(),
-        builder_url: url,
-        bucket: "launchway".to_owned(),
-        region: "us-east-1".to_owned(),
-        access_key_id: "id".to_owned(),
-        secret_access_key: "secret".to_owned(),
-        upload_url_lifetime: Duration::from_secs(60),
-    });
-    storage.ensure_bucket().await.unwrap();
-    storage
 }
 
 /// A Dockerfile that runs a script.

@@ -3,26 +3,17 @@
 use launchway_workflows::{
     ids::BuildId,
     model::BuildOptions,
-    ports::{BuildEvent, BuildEventKind, BuildSpec, Builder},
+    ports::{BuildEvent, BuildEventKind, BuildSpec},
 };
-use tokio::sync::mpsc;
 
 use super::{
-    bench::{Backend, Bench, OWNER, run},
+    bench::{Backend, Bench, OWNER, build_with, run},
     servers::registry::PASSWORD,
 };
 use crate::{builder::BuildkitBuilder, registry::Registry};
 
 async fn built(builder: &BuildkitBuilder, spec: &BuildSpec) -> Vec<BuildEvent> {
-    let (events, mut received) = mpsc::channel(16);
-    let collecting = async {
-        let mut all = Vec::new();
-        while let Some(event) = received.recv().await {
-            all.push(event);
-        }
-        all
-    };
-    let (built, events) = tokio::join!(builder.build(spec, events), collecting);
+    let (built, events) = build_with(builder, spec).await;
     built.unwrap();
     events
 }

@@ -95,11 +95,10 @@ async fn an_upload_that_trickles_is_the_clients_timeout() {
     trickle.abort();
 }
 
-/// It holds memory here and a connection of the instance.
-#[tokio::test]
-async fn a_client_that_does_not_take_its_response_is_cut_off() {
-    // More than the kernel's buffers hold, in and out.
-    let large = Bytes::from(vec![0; 64 << 20]);
+/// An instance that answers with so many bytes, behind a gateway that lets its
+/// clients take at least a kilobyte in a window.
+async fn large_responses(size: usize) -> (Setup, Instance) {
+    let large = Bytes::from(vec![0; size]);
     let app = Instance::start(move |_| {
         let large = large.clone();
         async move { hyper::Response::new(text(large)) }
@@ -111,6 +110,14 @@ async fn a_client_that_does_not_take_its_response_is_cut_off() {
         config.client_min_bytes = 1024;
     })
     .await;
+    (setup, app)
+}
+
+/// It holds memory here and a connection of the instance.
+#[tokio::test]
+async fn a_client_that_does_not_take_its_response_is_cut_off() {
+    // More than the kernel's buffers hold, in and out.
+    let (setup, _app) = large_responses(64 << 20).await;
     let mut stream = TcpStream::connect(setup.address()).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: app.localhost\r\n\r\n").await.unwrap();
     let cut = async {
@@ -130,18 +137,7 @@ async fn a_client_that_does_not_take_its_response_is_cut_off() {
 #[tokio::test]
 async fn a_client_that_takes_its_response_slowly_but_steadily_gets_all_of_it() {
     const SIZE: usize = 12 << 20;
-    let large = Bytes::from(vec![0; SIZE]);
-    let app = Instance::start(move |_| {
-        let large = large.clone();
-        async move { hyper::Response::new(text(large)) }
-    })
-    .await;
-    let routes = vec![route("app.localhost", &[app.address])];
-    let setup = Setup::with(routes, |config| {
-        config.client_window = WINDOW;
-        config.client_min_bytes = 1024;
-    })
-    .await;
+    let (setup, _app) = large_responses(SIZE).await;
     let mut stream = TcpStream::connect(setup.address()).await.unwrap();
     let request = b"GET / HTTP/1.1\r\nhost: app.localhost\r\nconnection: close\r\n\r\n";
     stream.write_all(request).await.unwrap();

@@ -8,7 +8,7 @@ use crate::{
     model::{
         BuildContext, BuildOptions, GitCommit, NewDeployment, QueuePolicy, RunOptions, Source,
     },
-    names::truncate_chars,
+    names::{DEFAULT_ENVIRONMENT, truncate_chars},
     status::DeploymentStatus,
 };
 
@@ -104,7 +104,7 @@ pub(super) fn validate(
         project: input.project_id,
         environment: Some(input.environment_slug)
             .filter(|slug| !slug.is_empty())
-            .unwrap_or_else(|| "preview".to_owned()),
+            .unwrap_or_else(|| DEFAULT_ENVIRONMENT.to_owned()),
         branch: input.branch,
         source,
         git_commit,
