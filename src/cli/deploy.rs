@@ -70,6 +70,7 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<Exit, Fa
         run_options: Some(RunOptions {
             port: u32::from(args.port.or(file.port).unwrap_or(0)),
             replicas: args.replicas.or(file.replicas).unwrap_or(0),
+            ..RunOptions::default()
         }),
         queue_policy: file.queue,
     };

@@ -244,7 +244,7 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
             no_cache: build.no_cache,
             secrets: BTreeMap::new(),
         },
-        run_options: RunOptions { port, replicas: run.replicas },
+        run_options: RunOptions { port, replicas: run.replicas, ..RunOptions::default() },
         queue_policy: request
             .queue_policy
             .filter(|policy| !policy.is_empty())

@@ -99,6 +99,7 @@ impl Runtime for KraneClient {
             project_id: plan.project_id.to_string(),
             stop_grace_seconds: 0,
             service_name: plan.project_slug.clone(),
+            ..DeploymentRequest::default()
         };
         let request = CreateDeploymentRequest { deployment: Some(deployment) };
         self.inner.clone().create_deployment(within(request, APPLY)).await.map_err(step_error)?;

@@ -5,14 +5,16 @@ use std::{pin::Pin, sync::Arc, time::Duration};
 use futures::{Stream, StreamExt, stream};
 use launchway_proto::krane::v1::{
     CreateDeploymentRequest, CreateDeploymentResponse, DeleteDeploymentRequest,
-    DeleteDeploymentResponse, DeploymentRequest, DeploymentStatus, GetDeploymentRequest,
-    GetDeploymentResponse, InstancesChanged, LogLine, StreamLogsRequest, WatchInstancesRequest,
+    DeleteDeploymentResponse, DeleteTaskRequest, DeleteTaskResponse, DeploymentRequest,
+    DeploymentStatus, ExecInput, ExecOutput, GetDeploymentRequest, GetDeploymentResponse,
+    InstancesChanged, ListDeploymentsRequest, ListDeploymentsResponse, LogLine, RunTaskRequest,
+    StreamLogsRequest, TaskEvent, WatchInstancesRequest,
     deployment_service_server::{DeploymentService, DeploymentServiceServer},
 };
 use launchway_workflows::ids::DeploymentId;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
 use super::{
     backend::{Backend, BackendError, Health, InstanceSpec},
@@ -40,6 +42,8 @@ type Changes = Pin<Box<dyn Stream<Item = Result<InstancesChanged, Status>> + Sen
 impl DeploymentService for KraneService {
     type WatchInstancesStream = Changes;
     type StreamLogsStream = Pin<Box<dyn Stream<Item = Result<LogLine, Status>> + Send>>;
+    type RunTaskStream = Pin<Box<dyn Stream<Item = Result<TaskEvent, Status>> + Send>>;
+    type ExecStream = Pin<Box<dyn Stream<Item = Result<ExecOutput, Status>> + Send>>;
 
     async fn create_deployment(
         &self,
@@ -92,6 +96,34 @@ impl DeploymentService for KraneService {
         _request: Request<StreamLogsRequest>,
     ) -> Result<Response<Self::StreamLogsStream>, Status> {
         Err(Status::unimplemented("runtime logs are not offered yet; use `docker logs`"))
+    }
+
+    async fn run_task(
+        &self,
+        _request: Request<RunTaskRequest>,
+    ) -> Result<Response<Self::RunTaskStream>, Status> {
+        Err(Status::unimplemented("tasks are not offered yet"))
+    }
+
+    async fn delete_task(
+        &self,
+        _request: Request<DeleteTaskRequest>,
+    ) -> Result<Response<DeleteTaskResponse>, Status> {
+        Err(Status::unimplemented("tasks are not offered yet"))
+    }
+
+    async fn exec(
+        &self,
+        _request: Request<Streaming<ExecInput>>,
+    ) -> Result<Response<Self::ExecStream>, Status> {
+        Err(Status::unimplemented("commands in instances are not offered yet"))
+    }
+
+    async fn list_deployments(
+        &self,
+        _request: Request<ListDeploymentsRequest>,
+    ) -> Result<Response<ListDeploymentsResponse>, Status> {
+        Err(Status::unimplemented("left-overs are not listed yet"))
     }
 }
 

@@ -6,6 +6,7 @@
 
 #![warn(missing_docs)]
 
+pub mod app;
 pub mod domains;
 pub mod engine;
 pub mod error;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use crate::app::RunOptions;
 use crate::{
     ids::{BuildId, DeploymentId, EnvironmentId, InvocationId, ProjectId, WorkspaceId},
     status::DeploymentStatus,
@@ -77,17 +78,6 @@ pub struct BuildOptions {
 /// A secret that only its installation can open: may be kept and journaled.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Sealed(pub String);
-
-/// How to run.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct RunOptions {
-    /// Port the application listens on; 0: the image's only EXPOSE, else 8080.
-    #[serde(default)]
-    pub port: u16,
-    /// Instances; 0: the environment's default.
-    #[serde(default)]
-    pub replicas: u32,
-}
 
 /// What a new deployment does to older ones of its branch that wait for a
 /// build slot.
