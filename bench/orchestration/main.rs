@@ -1,6 +1,6 @@
 //! What the orchestration of a deployment costs: whole deployments on instant
-//! adapters against as many empty journaled steps, on the same restate-server,
-//! taking turns. Started by `bench/orchestration.py`.
+//! adapters against as many empty journaled steps, without and with the calls of
+//! a deployment, on the same restate-server, taking turns. Started by `bench/orchestration.py`.
 
 mod floor;
 mod measure;
@@ -12,7 +12,7 @@ use launchway::{restate::admin::AdminClient, store::Store};
 
 use measure::{Kind, Measured, Target};
 
-/// Turns that each of the two takes at each level.
+/// Turns that each of them takes at each level.
 const ROUNDS: usize = 3;
 
 #[derive(Parser)]
@@ -50,25 +50,29 @@ async fn run(args: Args) -> Result<(), measure::Failed> {
     tokio::spawn(floor::serve(listener));
     AdminClient::new(&args.admin).register(&format!("http://{}", args.floor)).await?;
     let target = Target::new(Store::open(&args.database).await?, args.ingress).await?;
-    // Both are warm before anything counts.
-    for kind in Kind::BOTH {
+    // All are warm before anything counts.
+    for kind in Kind::ALL {
         measure::run(&target, kind, 16, 64).await?;
     }
-    println!("| at once | | per second | median | p99 | of the floor |");
-    println!("| --- | --- | --- | --- | --- | --- |");
+    println!(
+        "| at once | | per second | median | p99 | latency, throughput of empty steps | of those with calls |"
+    );
+    println!("| --- | --- | --- | --- | --- | --- | --- |");
     for level in args.levels {
         let count = (level * 4).max(100);
-        let mut measured: [Vec<Measured>; 2] = [Vec::new(), Vec::new()];
+        let mut measured: [Vec<Measured>; 3] = Default::default();
         for _ in 0..ROUNDS {
-            for (kind, into) in Kind::BOTH.into_iter().zip(&mut measured) {
+            for (kind, into) in Kind::ALL.into_iter().zip(&mut measured) {
                 into.push(measure::run(&target, kind, level, count).await?);
             }
         }
-        let [floor, deploy] = measured.map(Measured::median);
-        println!("| {level} | empty steps | {floor} | |");
-        let (latency, rate) = (deploy.p50 / floor.p50, deploy.rate / floor.rate);
+        let [floor, calls, deploy] = measured.map(Measured::median);
+        println!("| {level} | empty steps | {floor} | | |");
+        println!("| {level} | the same with calls | {calls} | {} | |", of(&calls, &floor));
         println!(
-            "| {level} | deployment | {deploy} | {latency:.2} of the latency, {rate:.2} of the throughput |"
+            "| {level} | deployment | {deploy} | {} | {} |",
+            of(&deploy, &floor),
+            of(&deploy, &calls)
         );
     }
     println!("\n| deployments at once | all done after | each |");
@@ -79,4 +83,8 @@ async fn run(args: Args) -> Result<(), measure::Failed> {
         println!("| {crowd} | {seconds:.1} s | {:.1} ms |", seconds * 1000.0 / crowd as f64);
     }
     Ok(())
+}
+
+fn of(this: &Measured, base: &Measured) -> String {
+    format!("{:.2}, {:.2}", this.p50 / base.p50, this.rate / base.rate)
 }

@@ -13,7 +13,7 @@ use std::{
 use launchway::store::Store;
 use launchway_workflows::{
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
-    model::{BuildContext, BuildOptions, NewDeployment, RunOptions, Source, Submission},
+    model::{BuildContext, BuildOptions, NewDeployment, Purpose, RunOptions, Source, Submission},
     ports::Store as _,
     services::deployment::DeployRequest,
 };
@@ -27,12 +27,15 @@ pub type Failed = Box<dyn Error + Send + Sync>;
 /// What is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
+    /// Empty steps.
     Floor,
+    /// Empty steps, and the calls of a deployment, empty too.
+    Calls,
     Deployment,
 }
 
 impl Kind {
-    pub const BOTH: [Kind; 2] = [Kind::Floor, Kind::Deployment];
+    pub const ALL: [Kind; 3] = [Kind::Floor, Kind::Calls, Kind::Deployment];
 }
 
 /// Where.
@@ -56,6 +59,9 @@ impl Target {
         let made = self.made.fetch_add(1, Ordering::Relaxed);
         match kind {
             Kind::Floor => Ok(self.http.post(format!("{}/Floor/{made}/run", self.ingress))),
+            Kind::Calls => {
+                Ok(self.http.post(format!("{}/Floor/{made}/run_and_call", self.ingress)))
+            }
             Kind::Deployment => {
                 let deployment_id = self.insert(made).await?;
                 let url = format!("{}/Deployment/{deployment_id}/deploy", self.ingress);
@@ -75,6 +81,7 @@ impl Target {
         let new = NewDeployment {
             id: DeploymentId::generate(),
             build_id: BuildId::generate(),
+            purpose: Purpose::Deploy,
             workspace_id: workspace,
             project: slug,
             environment: "preview".to_owned(),
