@@ -18,7 +18,7 @@ pub const SETTINGS: [&str; 3] =
 /// Decided at the first look.
 const READY_AT_ONCE: &[(&str, &str)] = &[];
 /// Long enough to be waited for with an awakeable.
-const SLOWLY_READY: &[(&str, &str)] = &[("LAUNCHWAY_INSTANT_READY_AFTER", "200")];
+pub const SLOWLY_READY: &[(&str, &str)] = &[("LAUNCHWAY_INSTANT_READY_AFTER", "500")];
 /// From the process being back to the first thing that had not been done. The
 /// aim is two seconds; this bound also holds on a machine that does other work.
 const LONGEST_PAUSE_MS: i64 = 6_000;

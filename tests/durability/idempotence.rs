@@ -10,6 +10,7 @@ use launchway_workflows::{error::ErrorCode, status::DeploymentStatus, step::Step
 use serde_json::json;
 
 use crate::{
+    builds,
     effects::{assert_clean_slate, assert_single_effects, instances},
     releases::release_to,
     support::{Installation, REPLICAS, eventually},
@@ -49,6 +50,7 @@ fn every_run_that_there_is_has_its_test() {
         &OF_A_CANCEL,
         &OF_A_WARNING,
         &OF_A_QUESTION,
+        &builds::RUNS,
     ] {
         known.extend(runs);
     }
@@ -94,7 +96,9 @@ impl Installation {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deployment_whose_every_run_runs_twice_has_one_effect() {
-    let here = Installation::together(&SETTINGS, &[]).await;
+    // The wait for it runs twice too, and must find something to wait for.
+    let later = ("LAUNCHWAY_INSTANT_READY_AFTER", "3000");
+    let here = Installation::together(&SETTINGS, &[later]).await;
     let first = here.deploy("shop").await;
     let steps = Step::ALL.map(Step::name);
     let runs = [&steps[..], &OF_A_DEPLOYMENT, &OF_A_RETIREMENT].concat();

@@ -9,6 +9,7 @@ use launchway_workflows::{
 };
 
 use crate::{
+    chaos::SLOWLY_READY,
     effects::{assert_clean_slate, assert_single_effects},
     support::{Installation, eventually},
 };
@@ -30,7 +31,8 @@ struct Fault {
 
 async fn installation() -> Installation {
     let tries = TRIES.to_string();
-    Installation::together(&SETTINGS, &[("LAUNCHWAY_FAILPOINT_TRIES", &tries)]).await
+    let tries = ("LAUNCHWAY_FAILPOINT_TRIES", tries.as_str());
+    Installation::together(&SETTINGS, &[&[tries], SLOWLY_READY].concat()).await
 }
 
 /// Every step in both ways, and what they call.

@@ -135,7 +135,7 @@ impl Waits {
         let (id, timeout) = (request.deployment_id.clone(), core.settings.ready_timeout);
         let parked = awakeable_id.clone();
         let watching = bounded_run!(ctx, "watch-instances", move || async move {
-            let looked = look_or_park(core, parked, request, timeout).await;
+            let looked = look_or_park(core, parked, request).await;
             looked.map(Json).map_err(handler_error)
         });
         if let Json(Some(verdict)) = watching.await? {
@@ -199,23 +199,31 @@ async fn look_or_park(
     core: Arc<Core>,
     awakeable_id: String,
     request: ReadyRequest,
-    timeout: Duration,
 ) -> Result<Option<ReadyVerdict>, StepError> {
-    let id = request.deployment_id;
-    let inputs = core.store.run_inputs(&id).await?;
-    let wait = ReadinessWait {
-        awakeable_id,
-        deployment_id: id,
-        namespace: request.namespace,
-        replicas: inputs.options.replicas,
-        deadline: now_ms() + i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX / 2),
-    };
+    let wait = readiness_wait(&core, request, awakeable_id).await?;
     let id = wait.deployment_id.clone();
-    let verdict = core.readiness.decided_within(&wait, MOMENT.min(timeout)).await;
+    let verdict = core.readiness.decided_within(&wait, MOMENT).await;
     if verdict.is_none() {
         core.store.open_readiness_wait(&wait).await?;
         core.readiness.watch(wait);
     }
     failpoint::reach(&id, Step::AwaitReady, Point::During).await;
     failpoint::faulty(&id, "watch-instances", Ok(verdict))
+}
+
+/// What is waited for, and until when from now on.
+pub(crate) async fn readiness_wait(
+    core: &Core,
+    request: ReadyRequest,
+    awakeable_id: String,
+) -> Result<ReadinessWait, StepError> {
+    let inputs = core.store.run_inputs(&request.deployment_id).await?;
+    let timeout = core.settings.ready_timeout.as_millis();
+    Ok(ReadinessWait {
+        awakeable_id,
+        deployment_id: request.deployment_id,
+        namespace: request.namespace,
+        replicas: inputs.options.replicas,
+        deadline: now_ms() + i64::try_from(timeout).unwrap_or(i64::MAX / 2),
+    })
 }

@@ -1,31 +1,38 @@
 //! From an image to moved domains: `deploy-to-krane, await-ready,
 //! assign-domains`, and what follows the commit point.
 
+use std::{sync::Arc, time::Duration};
+
 use restate_sdk::prelude::*;
 
 use crate::{
     domains,
     engine::{
+        core::Core,
         failpoint::{self, Point},
         readiness::ReadyVerdict,
         run::bounded_run,
         steps::{Done, StepLimits, Steps, Stop},
         undo::Undos,
     },
+    error::StepError,
     model::{DeploymentPlan, Routed},
     ports::RunSpec,
     services::{
         retirement::RetirementClient,
         routing::{AssignRequest, Assigned, RoutingClient},
-        waits::{ReadyRequest, WaitsClient},
+        waits::{ReadyRequest, WaitsClient, readiness_wait},
     },
     status::DeploymentStatus,
     step::Step,
 };
 
 /// Pulling a large image and starting it, once.
-pub(crate) const APPLY_LIMIT: std::time::Duration = std::time::Duration::from_secs(600);
+pub(crate) const APPLY_LIMIT: Duration = Duration::from_secs(600);
 const APPLY: StepLimits = StepLimits { tries: 30, time_limit: APPLY_LIMIT, held: true };
+/// Readiness that comes within it costs no call of another service. A cancel is
+/// heard that much later.
+const MOMENT: Duration = Duration::from_millis(250);
 
 pub(super) async fn deploy_to_krane(
     steps: &Steps<'_, '_>,
@@ -49,14 +56,19 @@ pub(super) async fn deploy_to_krane(
         .await
 }
 
-/// The race of readiness against time is run in `Waits`: a completed race in
-/// this journal could not be restarted from a later step.
+/// Most are ready within a moment, or have ended by then. The race of readiness
+/// against time is run in `Waits`: a completed race in this journal could not be
+/// restarted from a later step.
 pub(super) async fn await_ready(steps: &Steps<'_, '_>, plan: &DeploymentPlan) -> Result<(), Stop> {
-    steps.begin(Step::AwaitReady, Some(DeploymentStatus::Checking)).await?;
     let request = ReadyRequest {
         deployment_id: plan.deployment_id.clone(),
         namespace: plan.environment_id.to_string(),
     };
+    let (checking, looked_at) = (Some(DeploymentStatus::Checking), request.clone());
+    let look = |core| async move { look(core, looked_at).await };
+    if steps.look(Step::AwaitReady, checking, look).await? {
+        return Ok(());
+    }
     match steps.ctx().service_client::<WaitsClient>().ready(Json(request)).call().await {
         Ok(Json(ReadyVerdict::Ready)) => {
             steps.end(Step::AwaitReady).await;
@@ -64,6 +76,20 @@ pub(super) async fn await_ready(steps: &Steps<'_, '_>, plan: &DeploymentPlan) ->
         }
         Ok(Json(ReadyVerdict::Failed(failure))) => Err(Stop::Failed(failure.at(Step::AwaitReady))),
         Err(error) => Err(Stop::from_terminal(&error, Step::AwaitReady)),
+    }
+}
+
+/// Whether they are ready already.
+async fn look(core: Arc<Core>, request: ReadyRequest) -> Result<bool, StepError> {
+    let id = request.deployment_id.clone();
+    let wait = readiness_wait(&core, request, String::new()).await?;
+    let Some(verdict) = core.readiness.decided_within(&wait, MOMENT).await else {
+        return Ok(false);
+    };
+    failpoint::reach(&id, Step::AwaitReady, Point::During).await;
+    match verdict {
+        ReadyVerdict::Ready => Ok(true),
+        ReadyVerdict::Failed(failure) => Err(StepError::Permanent(failure)),
     }
 }
 
@@ -146,7 +172,7 @@ async fn warn_only(steps: &Steps<'_, '_>, step: Step, result: Result<(), Stop>) 
     let Err(Stop::Failed(failure)) = result else { return };
     let warning = format!("{step} failed after the domains had moved: {}", failure.message);
     tracing::warn!(deployment = %steps.deployment_id(), %step, code = %failure.code, "{warning}");
-    let (core, id) = (std::sync::Arc::clone(steps.core()), steps.deployment_id().clone());
+    let (core, id) = (Arc::clone(steps.core()), steps.deployment_id().clone());
     let noted = bounded_run!(steps.ctx(), "note-warning", move || async move {
         Ok(core.store.add_warning(&id, &warning).await?)
     });
