@@ -79,6 +79,8 @@ pub(super) enum Command {
     Doctor(ConfigArgs),
     /// Take a directory, or an image, to a running deployment
     Deploy(DeployArgs),
+    /// Build an image of a directory, without deploying it
+    Build(BuildArgs),
     /// Follow a deployment until it ends
     Watch {
         /// Deployment id
@@ -289,6 +291,21 @@ pub(super) struct DeployArgs {
     /// Deploy this image instead of building one
     #[arg(long, value_name = "REF", conflicts_with_all = ["dockerfile", "target", "build_args", "build_secrets", "no_cache"])]
     pub(super) image: Option<String>,
+    /// Port the application listens on [default: the image's only EXPOSE, else 8080]
+    #[arg(long)]
+    pub(super) port: Option<u16>,
+    /// Instances [default: the environment's]
+    #[arg(long)]
+    pub(super) replicas: Option<u32>,
+    #[command(flatten)]
+    pub(super) build: BuildInputs,
+    #[command(flatten)]
+    pub(super) follow: FollowArgs,
+}
+
+/// What an image is built from, and how.
+#[derive(Debug, Args)]
+pub(super) struct BuildInputs {
     /// Branch [default: git's]
     #[arg(long, value_name = "NAME")]
     pub(super) branch: Option<String>,
@@ -313,15 +330,18 @@ pub(super) struct DeployArgs {
     /// Build without cached layers
     #[arg(long)]
     pub(super) no_cache: bool,
-    /// Port the application listens on [default: the image's only EXPOSE, else 8080]
-    #[arg(long)]
-    pub(super) port: Option<u16>,
-    /// Instances [default: the environment's]
-    #[arg(long)]
-    pub(super) replicas: Option<u32>,
     /// Makes the submission repeatable
     #[arg(long, value_name = "KEY")]
     pub(super) idempotency_key: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BuildArgs {
+    /// Directory with a Dockerfile
+    #[arg(default_value = ".", value_name = "PATH")]
+    pub(super) path: PathBuf,
+    #[command(flatten)]
+    pub(super) build: BuildInputs,
     #[command(flatten)]
     pub(super) follow: FollowArgs,
 }

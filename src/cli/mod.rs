@@ -3,6 +3,7 @@
 
 mod actions;
 mod args;
+mod build;
 mod builder;
 mod connect;
 mod deploy;
@@ -15,6 +16,7 @@ mod project;
 mod query;
 mod render;
 mod serve;
+mod source;
 mod time;
 mod vertices;
 mod why;
@@ -59,6 +61,7 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::Down(args) => serve::down(global, args).await,
         Command::Doctor(args) => doctor::doctor(global, args).await,
         Command::Deploy(args) => deploy::deploy(global, args).await,
+        Command::Build(args) => build::build(global, args).await,
         Command::Watch { id } => deploy::watch(global, &id).await,
         Command::Retry(args) => actions::retry(global, args).await,
         Command::Redeploy { id, follow } => actions::redeploy(global, id, follow).await,

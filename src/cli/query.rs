@@ -164,6 +164,7 @@ pub(super) fn deployment_json(deployment: &Deployment) -> Value {
         "domains": deployment.hostnames,
         "image": some(&deployment.rootfs_image_id),
         "digest": some(&deployment.image_digest),
+        "image_name": some(&deployment.image_name),
         "branch": deployment.git_branch,
         "commit": some(&deployment.git_commit_sha),
         "invocation_id": some(&deployment.invocation_id),

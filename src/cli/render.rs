@@ -229,7 +229,7 @@ impl Renderer {
         self.line(&text);
     }
 
-    /// The end: JSON, or the URL alone.
+    /// The end: JSON, or the URL or the image alone.
     pub(super) fn result(&self, deployment: &Deployment) {
         match self.mode {
             Mode::Json => {
@@ -237,6 +237,8 @@ impl Renderer {
                 result["type"] = json!("result");
                 emit(&result);
             }
+            // A build by itself has no URL.
+            _ if deployment.state == "built" => print(&deployment.image_name),
             _ => {
                 if !deployment.url.is_empty() {
                     print(&deployment.url);

@@ -17,13 +17,14 @@ pub(super) fn status(status: DeploymentStatus) -> proto::DeploymentStatus {
         S::Building | S::Pushing => P::Building,
         S::Deploying | S::Checking => P::Deploying,
         S::Routing => P::Network,
-        S::Live | S::Ready | S::Retiring | S::Retired => P::Ready,
+        S::Live | S::Built | S::Ready | S::Retiring | S::Retired => P::Ready,
         S::Failed | S::Cancelled | S::Superseded => P::Failed,
     }
 }
 
 /// A deployment as clients see it. Values of variables are never part of it.
 pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Deployment {
+    let image_name = view.image().map(|image| image.full_name()).unwrap_or_default();
     let commit = view.git_commit.unwrap_or_default();
     let domain = view.environment_domain.or(view.commit_domain);
     let url = domain.map(|domain| gateway.url_of(&domain)).unwrap_or_default();
@@ -76,6 +77,7 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
         environment_slug: view.environment_slug,
         url,
         image_digest: view.image_digest.unwrap_or_default(),
+        image_name,
         invocation_id: view.invocation_id.map(|id| id.0).unwrap_or_default(),
         failure: view.failure.map(|cause| failure(cause, view.undone)),
         git_dirty: commit.dirty,

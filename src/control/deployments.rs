@@ -14,7 +14,7 @@ use launchway_proto::ctrl::v1::{
 };
 use launchway_workflows::{
     ids::DeploymentId,
-    model::{BuildContext, BuildOptions, GitCommit, RunOptions},
+    model::{BuildContext, BuildOptions, GitCommit, Purpose, RunOptions},
     ports::StoreError,
     services::{
         build_slots,
@@ -40,6 +40,23 @@ const MAX_LIMIT: u32 = 500;
 const POSITION_LIMIT: Duration = Duration::from_secs(1);
 
 impl Control {
+    /// Through the same handler as the ingress.
+    pub(super) async fn submit(
+        &self,
+        mut request: CreateDeploymentRequest,
+        purpose: Purpose,
+    ) -> Result<CreatedDeployment, Status> {
+        let options = request.build_options.as_mut();
+        let given = options.map(|options| std::mem::take(&mut options.secrets));
+        let mut input = input_of(request)?;
+        input.purpose = purpose;
+        input.workspace_id = Some(self.workspace.clone());
+        input.build_options.secrets =
+            secrets::seal(&self.vault, &self.workspace, given.unwrap_or_default())?;
+        let key = ingress_key(&input);
+        self.ingress.call("Deployments/create", &key, &input).await.map_err(refusal)
+    }
+
     pub(super) async fn find(&self, id: &str) -> Result<DeploymentView, Status> {
         let id: DeploymentId =
             id.parse().map_err(|error| Status::invalid_argument(format!("{error}")))?;
@@ -81,16 +98,7 @@ impl DeploymentService for Control {
         &self,
         request: Request<CreateDeploymentRequest>,
     ) -> Result<Response<CreateDeploymentResponse>, Status> {
-        let mut request = request.into_inner();
-        let options = request.build_options.as_mut();
-        let given = options.map(|options| std::mem::take(&mut options.secrets));
-        let mut input = input_of(request)?;
-        input.workspace_id = Some(self.workspace.clone());
-        input.build_options.secrets =
-            secrets::seal(&self.vault, &self.workspace, given.unwrap_or_default())?;
-        let key = ingress_key(&input);
-        let created: CreatedDeployment =
-            self.ingress.call("Deployments/create", &key, &input).await.map_err(refusal)?;
+        let created = self.submit(request.into_inner(), Purpose::Deploy).await?;
         Ok(Response::new(created_response(&created)))
     }
 
@@ -223,6 +231,7 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
     let port = u16::try_from(run.port)
         .map_err(|_| Status::invalid_argument(format!("port {} is over 65535", run.port)))?;
     Ok(CreateDeployment {
+        purpose: Purpose::Deploy,
         workspace_id: None,
         project_id: request.project_id,
         branch: request.branch,
@@ -261,7 +270,12 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
 fn ingress_key(input: &CreateDeployment) -> String {
     let Some(key) = &input.idempotency_key else { return uuid::Uuid::new_v4().to_string() };
     let workspace = input.workspace_id.as_ref().map(|id| id.as_str()).unwrap_or_default();
-    hashed(&[workspace, key, input.content_hash.as_deref().unwrap_or_default()])
+    hashed(&[
+        workspace,
+        key,
+        input.purpose.as_str(),
+        input.content_hash.as_deref().unwrap_or_default(),
+    ])
 }
 
 /// A key of fixed length out of several texts.

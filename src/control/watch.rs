@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::{Control, convert};
+use crate::store::DeploymentView;
 
 /// Events on their way to a client; a slow one holds only itself back.
 const QUEUE: usize = 256;
@@ -85,6 +86,23 @@ async fn follow_deployment(
             return Ok(());
         }
         changed(&mut changes, id, sender).await;
+    }
+}
+
+/// The deployment once it is settled; the caller may go away meanwhile.
+pub(super) async fn settled(
+    control: &Control,
+    id: &DeploymentId,
+) -> Result<DeploymentView, Status> {
+    let mut changes = control.store.changes();
+    // Nobody listens to it: its end is that of the caller's call.
+    let (caller, _open) = mpsc::channel::<()>(1);
+    loop {
+        let view = control.find(id.as_str()).await?;
+        if view.status.is_settled() {
+            return Ok(view);
+        }
+        changed(&mut changes, id, &caller).await;
     }
 }
 

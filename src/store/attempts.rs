@@ -243,7 +243,7 @@ pub(super) async fn close_steps(
 pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<DeploymentPlan> {
     let row = sqlx::query(
         "SELECT d.build_id, d.workspace_id, d.project_id, d.environment_id, d.branch, d.git_commit, \
-         d.content_hash, d.source, d.sequence, p.slug AS project_slug, p.queue_policy, e.slug AS environment_slug \
+         d.content_hash, d.source, d.sequence, d.purpose, p.slug AS project_slug, p.queue_policy, e.slug AS environment_slug \
          FROM deployments d JOIN projects p ON p.id = d.project_id \
          JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
     )
@@ -272,5 +272,6 @@ pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<Deployme
         sequence: get(&row, "sequence")?,
         supersede_queued: parse::<QueuePolicy>(&row, "queue_policy")?
             == QueuePolicy::SupersedeQueued,
+        purpose: parse(&row, "purpose")?,
     })
 }

@@ -1,9 +1,9 @@
 //! What must be remembered of Depot.
 
 use launchway_workflows::ids::{BuildId, ProjectId};
-use sqlx::Row;
+use sqlx::{Any, Executor, Row};
 
-use super::{Result, Store, Tx, commit, database, get, now_ms};
+use super::{Result, Store, commit, database, get, now_ms};
 
 /// How long a claim to create a project holds: longer than the call may take.
 const CLAIM_MS: i64 = 60_000;
@@ -22,23 +22,21 @@ pub(crate) enum DepotClaim {
     Taken,
 }
 
-async fn depot_project(tx: &mut Tx, project: &ProjectId) -> Result<Option<String>> {
+async fn depot_project(
+    executor: impl Executor<'_, Database = Any>,
+    project: &ProjectId,
+) -> Result<Option<String>> {
     sqlx::query("SELECT depot_project_id FROM projects WHERE id = $1")
         .bind(project.as_str())
-        .fetch_one(&mut **tx)
+        .fetch_optional(executor)
         .await
-        .and_then(|row| row.try_get("depot_project_id"))
-        .map_err(database)
+        .map_err(database)?
+        .map_or(Ok(None), |row| row.try_get("depot_project_id").map_err(database))
 }
 
 impl Store {
     pub(crate) async fn depot_project(&self, project: &ProjectId) -> Result<Option<String>> {
-        sqlx::query("SELECT depot_project_id FROM projects WHERE id = $1")
-            .bind(project.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(database)?
-            .map_or(Ok(None), |row| row.try_get("depot_project_id").map_err(database))
+        depot_project(&self.pool, project).await
     }
 
     pub(crate) async fn claim_depot_project(&self, project: &ProjectId) -> Result<DepotClaim> {
@@ -55,7 +53,7 @@ impl Store {
         .await
         .map_err(database)?
         .rows_affected();
-        let depot = depot_project(&mut tx, project).await?;
+        let depot = depot_project(&mut *tx, project).await?;
         commit(tx).await?;
         Ok(match (depot, claimed) {
             (Some(depot), _) => DepotClaim::Exists(depot),
@@ -78,7 +76,7 @@ impl Store {
         .execute(&mut *tx)
         .await
         .map_err(database)?;
-        let depot = depot_project(&mut tx, project).await?;
+        let depot = depot_project(&mut *tx, project).await?;
         commit(tx).await?;
         depot.ok_or_else(|| database(sqlx::Error::RowNotFound))
     }

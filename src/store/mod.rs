@@ -3,6 +3,7 @@
 
 mod attempts;
 mod build_log;
+mod builds;
 mod changes;
 mod depot;
 mod domains;

@@ -73,6 +73,15 @@ impl ports::Store for Store {
         self.is_cancel_requested(id).await
     }
 
+    async fn finish_build(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        passed: &[Passed],
+    ) -> Result<Option<Routed>> {
+        self.end_build(id, owner, passed).await
+    }
+
     async fn commit_routes(
         &self,
         id: &DeploymentId,

@@ -128,7 +128,7 @@ impl Store {
     ) -> Result<Option<NewDeployment>> {
         let row = sqlx::query(
             "SELECT d.workspace_id, d.project_id, e.slug AS environment, d.branch, d.source, d.git_commit, \
-             d.build_options, d.run_options, d.content_hash FROM deployments d \
+             d.build_options, d.run_options, d.content_hash, d.purpose FROM deployments d \
              JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
         )
         .bind(id.as_str())
@@ -141,6 +141,7 @@ impl Store {
         Ok(Some(NewDeployment {
             id: DeploymentId::generate(),
             build_id: BuildId::generate(),
+            purpose: parse(&row, "purpose")?,
             workspace_id: workspace.try_into().map_err(|error| StoreError(format!("{error}")))?,
             project: parse::<ProjectId>(&row, "project_id")?.to_string(),
             environment: get(&row, "environment")?,

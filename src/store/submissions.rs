@@ -2,7 +2,7 @@
 
 use launchway_workflows::{
     ids::{DeploymentId, EnvironmentId, ProjectId, WorkspaceId},
-    model::{NewDeployment, QueuePolicy, Submission},
+    model::{NewDeployment, Purpose, QueuePolicy, Submission},
     names::check_slug,
 };
 use sqlx::Row;
@@ -80,7 +80,7 @@ impl Store {
 
 async fn existing(tx: &mut Tx, new: &NewDeployment) -> Result<Option<Submission>> {
     let row = sqlx::query(
-        "SELECT id, status, content_hash, submitted_by FROM deployments WHERE workspace_id = $1 AND idempotency_key = $2",
+        "SELECT id, status, content_hash, submitted_by, purpose FROM deployments WHERE workspace_id = $1 AND idempotency_key = $2",
     )
     .bind(new.workspace_id.as_str())
     .bind(new.idempotency_key.as_str())
@@ -93,6 +93,15 @@ async fn existing(tx: &mut Tx, new: &NewDeployment) -> Result<Option<Submission>
     // A re-executed insert finds its own row: that is its creation.
     if get::<String>(&row, "submitted_by")? == new.submitted_by.0 {
         return Ok(Some(Submission::Created { deployment_id }));
+    }
+    let purpose: Purpose = parse(&row, "purpose")?;
+    if purpose != new.purpose {
+        let reason = format!(
+            "idempotency key `{}` belongs to {deployment_id}, which is a {}: use a new key",
+            new.idempotency_key,
+            purpose.noun()
+        );
+        return Ok(Some(Submission::Refused { reason, conflict: true }));
     }
     if !hash.is_empty() && !new.content_hash.is_empty() && hash != new.content_hash {
         let reason = format!(
@@ -197,8 +206,8 @@ async fn insert(
     let inserted = sqlx::query(
         "INSERT INTO deployments (id, workspace_id, project_id, environment_id, sequence, build_id, \
          idempotency_key, content_hash, branch, source, git_commit, build_options, run_options, status, \
-         submitted_by, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $15, $14, $14) \
+         submitted_by, purpose, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $15, $16, $14, $14) \
          ON CONFLICT (workspace_id, idempotency_key) DO NOTHING",
     )
     .bind(new.id.as_str())
@@ -216,6 +225,7 @@ async fn insert(
     .bind(json(&new.run)?)
     .bind(now)
     .bind(new.submitted_by.0.as_str())
+    .bind(new.purpose.as_str())
     .execute(&mut **tx)
     .await
     .map_err(database)?;

@@ -6,7 +6,7 @@ use launchway_workflows::{
     engine::undo::Undone,
     error::StepFailure,
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
-    model::{GitCommit, Routed, RunOptions, Source},
+    model::{BuiltImage, GitCommit, Routed, RunOptions, Source},
     ports::StoreError,
     status::DeploymentStatus,
 };
@@ -66,6 +66,17 @@ pub struct DeploymentView {
     /// Those before the present one.
     pub attempts: Vec<AttemptView>,
     pub steps: Vec<StepView>,
+}
+
+impl DeploymentView {
+    /// The image that was built, once it is.
+    pub fn image(&self) -> Option<BuiltImage> {
+        Some(BuiltImage {
+            reference: self.image_reference.clone()?,
+            digest: self.image_digest.clone()?,
+            local_only: self.image_local_only,
+        })
+    }
 }
 
 /// One step of one attempt.

@@ -3,6 +3,7 @@
 //! twice. The product on real parts (binary, restate-server, database, gRPC),
 //! with builder, containers and object store that answer at once.
 
+mod builds;
 mod chaos;
 mod cluster;
 mod effects;

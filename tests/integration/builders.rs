@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf};
 
-use launchway::builder::Address;
+use launchway::{builder::Address, store::Store};
+use launchway_proto::ctrl::v1::{CreateBuildRequest, build_service_client::BuildServiceClient};
+use launchway_workflows::{ids::WorkspaceId, model::Source};
 use tokio::runtime::Runtime;
 
 use crate::{
@@ -113,6 +115,75 @@ fn what_a_buildkit_has_pushed_runs_on_another_engine() {
     assert_eq!(running, format!("{repository}@{digest}"));
     assert_eq!(here.get("shop-preview-local.localhost", "/").body, "built elsewhere");
     nothing_has(&here, &[PASSWORD]);
+}
+
+/// An image without a deployment, which a deployment then runs.
+#[test]
+fn a_build_by_itself_prints_a_name_that_can_be_deployed() {
+    let elsewhere = Elsewhere::start();
+    let here = installation(&[elsewhere.buildkit(), elsewhere.registry(PASSWORD)]);
+    let app = App::new("built before", "");
+    let path = app.path().display().to_string();
+    let build = ["build", &path, "--project", "shop", "--idempotency-key", "once"];
+    let printed = here.run(&build);
+    assert!(printed.status.success(), "{}", text(&printed));
+    let name = String::from_utf8(printed.stdout).unwrap().trim().to_owned();
+    let repository = format!("{}/apps/local/shop:", elsewhere.registry.host);
+    assert!(name.starts_with(&repository) && name.contains("@sha256:"), "{name}");
+    let again = here.json(&build);
+    assert_eq!(
+        (again["image_name"].as_str(), &again["status"]),
+        (Some(name.as_str()), &"built".into())
+    );
+    assert_eq!(again["steps"].as_array().unwrap().len(), 6, "{again:#}");
+    let other = here.run(&["deploy", &path, "--project", "shop", "--idempotency-key", "once"]);
+    assert_eq!(other.status.code(), Some(9), "{}", text(&other));
+    assert!(text(&other).contains("which is a build"), "{}", text(&other));
+    let deployed = here.json(&["deploy", "--image", &name, "--project", "shop"]);
+    assert_eq!(deployed["status"], "live", "{deployed:#}");
+    assert_eq!(here.get("shop-preview-local.localhost", "/").body, "built before");
+}
+
+/// The call answers when the image is there, or says why it will not be.
+#[test]
+fn create_build_answers_with_the_image_or_with_the_cause() {
+    let here = Installation::start();
+    let app = App::new("called", "");
+    let built = here.json(&["build", &app.path().display().to_string(), "--project", "shop"]);
+    let runtime = Runtime::new().unwrap();
+    let context = runtime.block_on(context_of(&here, built["deployment_id"].as_str().unwrap()));
+    let ask = |key: &str, dockerfile: &str| {
+        let mut request = tonic::Request::new(CreateBuildRequest {
+            build_context_path: context.clone(),
+            dockerfile_path: Some(dockerfile.to_owned()),
+            unkey_project_id: "shop".to_owned(),
+            deployment_id: key.to_owned(),
+            ..CreateBuildRequest::default()
+        });
+        let bearer = format!("Bearer {}", here.token()).parse().unwrap();
+        request.metadata_mut().insert("authorization", bearer);
+        let url = format!("http://{}", here.address("control.bind"));
+        runtime.block_on(async {
+            BuildServiceClient::connect(url).await.unwrap().create_build(request).await
+        })
+    };
+    let first = ask("mine", "Dockerfile").unwrap().into_inner();
+    assert!(first.image_name.starts_with("sha256:") && first.local_only, "{first:?}");
+    let second = ask("mine", "Dockerfile").unwrap().into_inner();
+    assert_eq!(second, first, "the same call is the same build");
+    let refused = ask("other", "None").unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused:?}");
+    assert!(refused.message().contains("dockerfile-missing"), "{refused:?}");
+}
+
+async fn context_of(here: &Installation, id: &str) -> String {
+    let url = format!("sqlite://{}/launchway.db", here.data().display());
+    let store = Store::open(&url).await.unwrap();
+    let view = store.deployment(&WorkspaceId::local(), &id.parse().unwrap()).await;
+    match view.unwrap().unwrap().source {
+        Source::BuildContext(context) => context.build_context_path,
+        Source::DockerImage(image) => panic!("it was not built: {image}"),
+    }
 }
 
 #[test]

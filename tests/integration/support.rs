@@ -223,6 +223,14 @@ impl Installation {
         serde_json::from_str(stdout.lines().last().unwrap()).unwrap()
     }
 
+    /// The API key that `up` has written for the command line.
+    pub fn token(&self) -> String {
+        let file =
+            fs::read_to_string(self.dir.path().join("config/launchway/credentials.toml")).unwrap();
+        let line = file.lines().find_map(|line| line.strip_prefix("token = "));
+        line.unwrap().trim_matches('"').to_owned()
+    }
+
     /// Deploys and returns the result, which must be live.
     pub fn deploy(&self, dir: &Path, more: &[&str]) -> Value {
         let dir = dir.display().to_string();

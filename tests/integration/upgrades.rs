@@ -115,6 +115,8 @@ fn play(here: &Installation) {
         here.json(&["deploy", &App::new("three", "").path().display().to_string(), "-p", "shop"]);
     here.json(&["promote", ready["deployment_id"].as_str().unwrap()]);
     here.json(&["redeploy", &first]);
+    here.deploy(slow("later", 1).path(), &["--project", "shop"]);
+    here.json(&["build", &App::new("built", "").path().display().to_string(), "-p", "shop"]);
     let image = here.inspect(&first)["image"].as_str().unwrap().to_owned();
     here.json(&["deploy", "--image", &image, "-p", "other"]);
 
@@ -140,6 +142,12 @@ fn play(here: &Installation) {
 
     let waiting = here.submit(slow("never", 600).path(), &["-p", "shop"]);
     here.wait_step(&waiting, "await-ready", "running");
+    eventually("it is parked", || {
+        let parked = "SELECT i.id FROM sys_invocation i JOIN sys_journal j ON j.id = i.id \
+             WHERE i.target_service_name = 'Waits' AND i.status <> 'completed' \
+             AND j.entry_type = 'Command: Sleep'";
+        (!here.sql(parked).is_empty()).then_some(())
+    });
     assert!(here.admin(&waiting, "kill").status < 300);
     here.wait_status(&waiting, &["failed"]);
 }

@@ -111,6 +111,47 @@ impl std::str::FromStr for QueuePolicy {
     }
 }
 
+/// How far a deployment goes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Purpose {
+    /// To running instances and moved domains.
+    #[default]
+    Deploy,
+    /// To an image.
+    Build,
+}
+
+impl Purpose {
+    /// The name in the database.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Purpose::Deploy => "deploy",
+            Purpose::Build => "build",
+        }
+    }
+
+    /// As a noun, for people.
+    pub fn noun(self) -> &'static str {
+        match self {
+            Purpose::Deploy => "deployment",
+            Purpose::Build => "build",
+        }
+    }
+}
+
+impl std::str::FromStr for Purpose {
+    type Err = String;
+
+    fn from_str(input: &str) -> Result<Self, String> {
+        let known = [Purpose::Deploy, Purpose::Build];
+        known
+            .into_iter()
+            .find(|purpose| purpose.as_str() == input)
+            .ok_or_else(|| format!("`{input}` is no purpose of a deployment"))
+    }
+}
+
 /// A validated submission, ready to become a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewDeployment {
@@ -118,6 +159,8 @@ pub struct NewDeployment {
     pub id: DeploymentId,
     /// The id its build will have.
     pub build_id: BuildId,
+    /// How far it goes.
+    pub purpose: Purpose,
     /// The owner.
     pub workspace_id: WorkspaceId,
     /// Project id or slug; a slug is created on first use.
@@ -201,6 +244,9 @@ pub struct DeploymentPlan {
     /// A newer deployment of the same branch takes its place in the queue.
     #[serde(default)]
     pub supersede_queued: bool,
+    /// How far it goes.
+    #[serde(default)]
+    pub purpose: Purpose,
 }
 
 /// An image, once it exists.
@@ -216,6 +262,15 @@ pub struct BuiltImage {
 }
 
 impl BuiltImage {
+    /// For people and other systems: repository, tag and digest, or the image's
+    /// id where only the builder's own engine has it.
+    pub fn full_name(&self) -> String {
+        match self.local_only {
+            true => self.digest.clone(),
+            false => format!("{}@{}", self.reference, self.digest),
+        }
+    }
+
     /// What a runtime pulls or starts: by digest, so that a moved tag cannot
     /// change what runs.
     pub fn pinned(&self) -> String {
@@ -283,10 +338,11 @@ pub struct DomainClaim {
     pub fallback: String,
 }
 
-/// What the commit point did.
+/// What the commit point did. A build by itself has no domains.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Routed {
-    /// `live`, or `ready` when the environment is pinned or has a newer live one.
+    /// `live`, or `ready` when the environment is pinned or has a newer live one,
+    /// or `built`.
     pub status: DeploymentStatus,
     /// Hostnames that answer with this deployment now.
     pub domains: Vec<String>,
@@ -335,6 +391,7 @@ pub(crate) fn test_plan() -> DeploymentPlan {
         source: Source::DockerImage("hello".to_owned()),
         sequence: 1,
         supersede_queued: true,
+        purpose: Purpose::Deploy,
     }
 }
 
@@ -352,5 +409,7 @@ mod tests {
         assert_eq!(image("host:5000/a/b:t", false).pinned(), "host:5000/a/b@sha256:ab");
         assert_eq!(image("host:5000/a/b", false).pinned(), "host:5000/a/b@sha256:ab");
         assert_eq!(image("launchway/a:t", true).pinned(), "sha256:ab");
+        assert_eq!(image("host:5000/a/b:t", false).full_name(), "host:5000/a/b:t@sha256:ab");
+        assert_eq!(image("launchway/a:t", true).full_name(), "sha256:ab");
     }
 }

@@ -28,6 +28,8 @@ pub enum DeploymentStatus {
     Routing,
     /// The environment's domain points here.
     Live,
+    /// Only an image was asked for, and it is there.
+    Built,
     /// Healthy and reachable, but the environment's domain points elsewhere.
     Ready,
     /// A newer deployment took its place in the queue.
@@ -48,7 +50,7 @@ use DeploymentStatus as S;
 
 impl DeploymentStatus {
     /// All states, in the order of a deployment's life.
-    pub const ALL: [S; 15] = [
+    pub const ALL: [S; 16] = [
         S::Pending,
         S::Queued,
         S::Building,
@@ -57,6 +59,7 @@ impl DeploymentStatus {
         S::Checking,
         S::Routing,
         S::Live,
+        S::Built,
         S::Ready,
         S::Superseded,
         S::Retiring,
@@ -77,6 +80,7 @@ impl DeploymentStatus {
             S::Checking => &[S::Retrying, S::Deploying, S::Checking],
             S::Routing => &[S::Retrying, S::Checking, S::Routing],
             S::Live => &[S::Routing, S::Ready, S::Retired, S::Retiring],
+            S::Built => &[S::Pushing],
             S::Ready => &[S::Routing, S::Live, S::Retiring],
             S::Superseded => &[S::Queued],
             S::Retiring => &[S::Ready],
@@ -108,6 +112,11 @@ impl DeploymentStatus {
         matches!(self, S::Live | S::Ready | S::Retiring | S::Retired)
     }
 
+    /// Whether it has ended, and not as it was meant to.
+    pub fn has_failed(self) -> bool {
+        matches!(self, S::Failed | S::Cancelled | S::Superseded)
+    }
+
     /// The name in the database, in JSON and for people.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -119,6 +128,7 @@ impl DeploymentStatus {
             S::Checking => "checking",
             S::Routing => "routing",
             S::Live => "live",
+            S::Built => "built",
             S::Ready => "ready",
             S::Superseded => "superseded",
             S::Retiring => "retiring",
@@ -153,7 +163,7 @@ mod tests {
 
     #[test]
     fn terminal_states_are_never_overwritten_by_a_running_workflow() {
-        for end in [S::Failed, S::Cancelled, S::Superseded, S::Retired, S::Live] {
+        for end in [S::Failed, S::Cancelled, S::Superseded, S::Retired, S::Live, S::Built] {
             for status in
                 DeploymentStatus::IN_FLIGHT.iter().filter(|status| **status != S::Retrying)
             {

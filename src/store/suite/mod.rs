@@ -15,7 +15,10 @@ use std::collections::BTreeMap;
 use launchway_workflows::{
     domains::claims,
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
-    model::{BuildOptions, DeploymentPlan, NewDeployment, Routed, RunOptions, Source, Submission},
+    model::{
+        BuildOptions, DeploymentPlan, NewDeployment, Purpose, Routed, RunOptions, Source,
+        Submission,
+    },
     ports::{StepRun, Store as _},
     status::DeploymentStatus,
     step::Step,
@@ -46,6 +49,7 @@ fn submission(key: &str) -> NewDeployment {
     NewDeployment {
         id: DeploymentId::generate(),
         build_id: BuildId::generate(),
+        purpose: Purpose::Deploy,
         workspace_id: WorkspaceId::local(),
         project: "shop".to_owned(),
         environment: "preview".to_owned(),

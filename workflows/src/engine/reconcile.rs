@@ -171,8 +171,7 @@ impl Reconciler {
         now: i64,
     ) -> Result<(), LookError> {
         let Some((status, since)) = self.store.settled_since(id).await? else { return Ok(()) };
-        let ended_badly = status.is_settled() && !status.has_served();
-        if !ended_badly || now - since < millis(self.settings.grace) {
+        if !status.has_failed() || now - since < millis(self.settings.grace) {
             return Ok(());
         }
         for workflow in workflows.iter().filter(|workflow| workflow.handler == "deploy") {

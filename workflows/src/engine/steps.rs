@@ -220,6 +220,30 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
         self.execute(step, status, StepLimits::CALL, Work::Called, begun).await
     }
 
+    /// Begins a step that may be decided at once: `action` says so with true,
+    /// and with false that its work goes on in another service.
+    ///
+    /// # Errors
+    /// [`Stop`] when it failed for good, the row is not this attempt's, or it was
+    /// cancelled.
+    pub async fn look<F, Fut>(
+        &self,
+        step: Step,
+        status: Option<DeploymentStatus>,
+        action: F,
+    ) -> Result<bool, Stop>
+    where
+        F: FnOnce(Arc<Core>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<bool, StepError>> + Send + 'static,
+    {
+        let looked = |core| async move {
+            let decided = action(core).await?;
+            let left = if decided { Left::Nothing } else { Left::More };
+            Ok(Done { value: decided, left })
+        };
+        self.execute(step, status, StepLimits::CALL, Work::Called, looked).await
+    }
+
     /// Notes that a begun step has ended; the next run records it.
     pub async fn end(&self, step: Step) {
         self.pass(Passed { step, skipped: None }).await;
@@ -232,7 +256,8 @@ impl<'a, 'ctx> Steps<'a, 'ctx> {
         }
     }
 
-    fn record_next(&self, passed: Vec<Passed>) {
+    /// What the next run records besides.
+    pub(crate) fn record_next(&self, passed: Vec<Passed>) {
         if let Ok(mut all) = self.passed.lock() {
             all.extend(passed);
         }

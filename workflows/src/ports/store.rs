@@ -94,6 +94,16 @@ pub trait Store: Send + Sync + 'static {
         claims: &[DomainClaim],
     ) -> Result<Option<Routed>, StoreError>;
 
+    /// The commit point of a build by itself: `built`, with the ends of the steps
+    /// before; `None` when the row is not the owner's to end. Repeating it returns
+    /// what it did.
+    async fn finish_build(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+        passed: &[Passed],
+    ) -> Result<Option<Routed>, StoreError>;
+
     /// Closes the way to the commit point for the owner: from here on
     /// `commit_routes` answers `None`, until the next attempt. Notes why.
     async fn begin_unwind(

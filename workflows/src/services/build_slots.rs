@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     ids::{DeploymentId, EnvironmentId},
-    model::DeploymentPlan,
+    model::{DeploymentPlan, Purpose},
 };
 
 /// The one key of the object's state.
@@ -67,9 +67,10 @@ pub struct BuildStream {
 }
 
 impl BuildStream {
-    /// `None` where the project's policy is to build everything.
+    /// `None` where the project's policy is to build everything, and for an image
+    /// that was asked for by itself.
     pub fn of(plan: &DeploymentPlan) -> Option<Self> {
-        plan.supersede_queued.then(|| Self {
+        (plan.supersede_queued && plan.purpose == Purpose::Deploy).then(|| Self {
             environment_id: plan.environment_id.clone(),
             branch: plan.branch.clone(),
             sequence: plan.sequence,

@@ -24,7 +24,7 @@ use crate::engine::core::Core;
 /// Version of the journals: the order, names and kinds of every handler's
 /// entries. It ends the worker's URI, so that Restate never replays a journal
 /// on code that would write another one.
-const JOURNAL_VERSION: u32 = 2;
+const JOURNAL_VERSION: u32 = 3;
 
 /// See [`JOURNAL_VERSION`]. Tests of upgrades name another one.
 pub fn journal_version() -> u32 {

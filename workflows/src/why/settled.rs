@@ -15,6 +15,7 @@ pub(super) fn story(facts: &Facts, limits: &Limits) -> Story {
     let story = match facts.status {
         DeploymentStatus::Live => live(facts, limits),
         DeploymentStatus::Ready => ready(facts, limits),
+        DeploymentStatus::Built => built(facts),
         DeploymentStatus::Retiring => retiring(facts),
         DeploymentStatus::Retired => retired(facts),
         DeploymentStatus::Superseded => superseded(facts),
@@ -79,6 +80,21 @@ fn ready(facts: &Facts, limits: &Limits) -> Story {
         told,
         next: Some(format!("It goes on running. {}", kept(facts, limits))),
         remedy: vec![format!("`launchway promote {id}` makes {environment} serve it.")],
+        ..Story::default()
+    }
+}
+
+fn built(facts: &Facts) -> Story {
+    let id = &facts.deployment_id;
+    Story {
+        told: vec![format!(
+            "Build {id} of {} has been done for {}. Only an image was asked for: nothing runs, and no domain has moved.",
+            facts.project,
+            since(facts)
+        )],
+        remedy: vec![format!(
+            "`launchway inspect {id}` shows the image; `launchway deploy --image` with its reference deploys it."
+        )],
         ..Story::default()
     }
 }

@@ -1,6 +1,7 @@
 //! `Deployment`, a virtual object per deployment: the workflow itself.
 
 mod build_phase;
+mod finish;
 mod release_phase;
 mod unwinding;
 
@@ -20,7 +21,7 @@ use crate::{
     },
     error::{ErrorCode, StepError, StepFailure},
     ids::DeploymentId,
-    model::{DeploymentPlan, Routed},
+    model::{DeploymentPlan, Purpose, Routed},
     status::DeploymentStatus,
     step::Step,
 };
@@ -135,6 +136,11 @@ fn key_of(ctx: &ObjectContext<'_>) -> Result<DeploymentId, TerminalError> {
 async fn run_to_commit(steps: &Steps<'_, '_>, undos: &mut Undos) -> Result<Routed, Stop> {
     let plan = load_deployment(steps).await?;
     let image = build_phase::image_of(steps, undos, &plan).await?;
+    if plan.purpose == Purpose::Build {
+        let built = finish::finish_build(steps).await?;
+        undos.clear();
+        return Ok(built);
+    }
     release_phase::deploy_to_krane(steps, undos, &plan, image).await?;
     release_phase::await_ready(steps, &plan).await?;
     let routed = release_phase::assign_domains(steps, &plan).await?;
@@ -144,8 +150,10 @@ async fn run_to_commit(steps: &Steps<'_, '_>, undos: &mut Undos) -> Result<Route
 
 /// What follows the commit point can only warn.
 async fn after_commit(steps: &Steps<'_, '_>, routed: Routed) -> HandlerResult<Json<Routed>> {
-    release_phase::scrape_openapi(steps).await;
-    release_phase::retire_previous(steps).await;
+    if routed.status != DeploymentStatus::Built {
+        release_phase::scrape_openapi(steps).await;
+        release_phase::retire_previous(steps).await;
+    }
     failpoint::reached(steps.deployment_id(), "deploy", "ended");
     Ok(Json(routed))
 }

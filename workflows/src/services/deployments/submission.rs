@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
     model::{
-        BuildContext, BuildOptions, GitCommit, NewDeployment, QueuePolicy, RunOptions, Source,
+        BuildContext, BuildOptions, GitCommit, NewDeployment, Purpose, QueuePolicy, RunOptions,
+        Source,
     },
     names::{DEFAULT_ENVIRONMENT, truncate_chars},
     status::DeploymentStatus,
@@ -27,6 +28,9 @@ const MAX_AHEAD_MS: i64 = 3_600_000;
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateDeployment {
+    /// `build` for an image without a deployment; default `deploy`.
+    #[serde(default)]
+    pub purpose: Purpose,
     /// The owner; default `local`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workspace_id: Option<WorkspaceId>,
@@ -87,6 +91,11 @@ pub(super) fn validate(
     now: i64,
 ) -> Result<NewDeployment, String> {
     let source = source_of(input.build_context, input.docker_image)?;
+    if input.purpose == Purpose::Build && matches!(source, Source::DockerImage(_)) {
+        return Err(
+            "docker_image is given, and there is nothing to build: give build_context".to_owned()
+        );
+    }
     let git_commit = input.git_commit.map(|commit| trimmed(commit, now)).transpose()?;
     let idempotency_key = input
         .idempotency_key
@@ -100,6 +109,7 @@ pub(super) fn validate(
         id: DeploymentId::generate(),
         submitted_by: by.clone(),
         build_id: BuildId::generate(),
+        purpose: input.purpose,
         workspace_id: input.workspace_id.unwrap_or_else(WorkspaceId::local),
         project: input.project_id,
         environment: Some(input.environment_slug)
