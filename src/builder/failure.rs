@@ -57,6 +57,15 @@ fn of_message(message: String, dockerfile: &str, tail: Vec<String>) -> StepError
             format!("the builder is in trouble of its own: {message}"),
         );
     }
+    if has(&["exporting multiple references"]) {
+        return StepError::permanent(
+            ErrorCode::BuildFailed,
+            format!(
+                "this engine keeps images of one platform only: give one platform, or build with a current \
+                 Docker engine, a buildkitd or Depot ({message})"
+            ),
+        );
+    }
     if has(&["failed to push", "failed to export cache", "failed to copy"]) {
         return of_push(message);
     }

@@ -117,6 +117,7 @@ pub(super) fn commit(inputs: &BuildInputs, git: Option<GitState>) -> Option<GitC
         author_avatar_url: String::new(),
         timestamp: git.timestamp,
         dirty: git.dirty,
+        source_url: git.source_url,
     });
     match &inputs.commit {
         Some(sha) => Some(GitCommitInfo { commit_sha: sha.clone(), ..git.unwrap_or_default() }),

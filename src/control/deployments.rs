@@ -245,6 +245,7 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
             author_avatar_url: commit.author_avatar_url,
             timestamp: commit.timestamp,
             dirty: commit.dirty,
+            source_url: commit.source_url,
         }),
         build_options: BuildOptions {
             target: build.target.filter(|target| !target.is_empty()),

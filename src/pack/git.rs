@@ -26,6 +26,8 @@ pub struct GitState {
     pub timestamp: i64,
     /// Something in the directory differs from the commit.
     pub dirty: bool,
+    /// Where `origin` is, as a URL without credentials; empty: it has none.
+    pub source_url: String,
 }
 
 /// The state of the repository `dir` is in; `None` without one, without git,
@@ -38,9 +40,10 @@ pub async fn detect(dir: &Path) -> Option<GitState> {
     let author = fields.next()?.trim().chars().take(MAX_AUTHOR).collect();
     let seconds: i64 = fields.next()?.trim().parse().ok()?;
     let message = fields.next()?.trim().chars().take(MAX_MESSAGE).collect();
-    let (branch, status) = tokio::join!(
+    let (branch, status, origin) = tokio::join!(
         git(dir, &["symbolic-ref", "--short", "--quiet", "HEAD"]),
         git(dir, &["status", "--porcelain", "--", "."]),
+        git(dir, &["remote", "get-url", "origin"]),
     );
     Some(GitState {
         branch: branch.unwrap_or_default().trim().to_owned(),
@@ -49,7 +52,26 @@ pub async fn detect(dir: &Path) -> Option<GitState> {
         author,
         timestamp: seconds.saturating_mul(1000),
         dirty: status.is_some_and(|status| !status.trim().is_empty()),
+        source_url: origin.and_then(|origin| public_url(origin.trim())).unwrap_or_default(),
     })
+}
+
+/// The remote as everybody may see it: no user, no password, and `host:path` as
+/// the web address it belongs to. `None`: a path of this machine.
+fn public_url(remote: &str) -> Option<String> {
+    let (scheme, rest) = match remote.split_once("://") {
+        Some((scheme @ ("http" | "https"), rest)) => (scheme, rest.to_owned()),
+        Some(("ssh" | "git", rest)) => ("https", rest.to_owned()),
+        Some(_) => return None,
+        None => {
+            let (host, path) = remote.split_once(':').filter(|(host, _)| !host.contains('/'))?;
+            ("https", format!("{host}/{path}"))
+        }
+    };
+    let (authority, path) = rest.split_once('/')?;
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let path = path.trim_end_matches('/').trim_end_matches(".git");
+    (!host.is_empty() && !path.is_empty()).then(|| format!("{scheme}://{host}/{path}"))
 }
 
 async fn git(dir: &Path, args: &[&str]) -> Option<String> {
@@ -68,6 +90,22 @@ async fn git(dir: &Path, args: &[&str]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_remote_is_shown_without_its_credentials() {
+        let shop = Some("https://git.example.org/team/shop".to_owned());
+        for remote in [
+            "https://git.example.org/team/shop.git",
+            "https://ada:secret@git.example.org/team/shop.git/",
+            "git@git.example.org:team/shop.git",
+            "ssh://git@git.example.org/team/shop",
+        ] {
+            assert_eq!(public_url(remote), shop, "{remote}");
+        }
+        for local in ["/srv/git/shop", "../shop", "file:///srv/git/shop", "", "https://a"] {
+            assert_eq!(public_url(local), None, "{local}");
+        }
+    }
 
     async fn run(dir: &Path, args: &[&str]) {
         let identity = [

@@ -255,6 +255,7 @@ pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<Deployme
     let environment_slug: String = get(&row, "environment_slug")?;
     let commit: Option<GitCommit> =
         get::<Option<String>>(&row, "git_commit")?.map(|text| from_json(&text)).transpose()?;
+    let commit = commit.unwrap_or_default();
     let source: Source = from_json(&get::<String>(&row, "source")?)?;
     Ok(DeploymentPlan {
         deployment_id: id.clone(),
@@ -266,7 +267,8 @@ pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<Deployme
         production: environment_slug == "production",
         environment_slug,
         branch: get(&row, "branch")?,
-        commit_sha: commit.map(|commit| commit.commit_sha).unwrap_or_default(),
+        commit_sha: commit.commit_sha,
+        source_url: commit.source_url,
         content_hash: get(&row, "content_hash")?,
         source,
         sequence: get(&row, "sequence")?,

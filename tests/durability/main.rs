@@ -20,6 +20,8 @@ mod outage;
 mod outside;
 #[path = "../support/postgres.rs"]
 mod postgres;
+#[path = "../support/private.rs"]
+mod private;
 mod releases;
 mod retries;
 mod stalls;

@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
-    engine,
     instant::world::{self, World},
     outside::{self, Engine, Outside},
     postgres::Postgres,
+    private::Private,
 };
 
 /// Both halves of the object store's credentials.
@@ -92,7 +92,7 @@ pub struct Installation {
     environment: Vec<(String, String)>,
     running: HashMap<Process, Child>,
     pub outside: Outside,
-    engine: Option<engine::Private>,
+    engine: Option<Private>,
     postgres: Option<Postgres>,
     /// Where it listens, if there is one.
     second_worker: SocketAddr,
@@ -150,7 +150,7 @@ impl Installation {
     /// The same on a Docker engine of its own, which can be killed.
     pub async fn apart_on_its_own_engine(settings: &[&str]) -> Self {
         let mut this = Self::prepare(settings, &[]).await;
-        let engine = engine::Private::prepare(this.dir.path());
+        let engine = Private::prepare(this.dir.path());
         this.outside = Outside::Docker(Engine::new(&this.data(), Some(&engine.host())));
         this.engine = Some(engine);
         this.start(P::Engine).await;

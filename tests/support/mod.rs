@@ -6,4 +6,5 @@
 pub mod depot;
 pub mod engine;
 pub mod forwarder;
+pub mod private;
 pub mod registry;

@@ -11,6 +11,7 @@ use launchway_workflows::secret::Secret;
 use oci_client::{
     Reference,
     client::{Client, ClientConfig, ClientProtocol},
+    manifest::OciManifest,
     secrets::RegistryAuth,
 };
 
@@ -76,6 +77,19 @@ impl TestRegistry {
         let (client, auth) = Self::client();
         let reference: Reference = reference.parse().unwrap();
         client.pull_manifest_and_config(&reference, &auth).await.unwrap().2
+    }
+
+    /// `os/architecture` of each image of an index; of a single image, nothing.
+    pub async fn platforms_of(&self, reference: &str) -> Vec<String> {
+        let (client, auth) = Self::client();
+        let reference: Reference = reference.parse().unwrap();
+        match client.pull_manifest(&reference, &auth).await.unwrap().0 {
+            OciManifest::Image(_) => Vec::new(),
+            OciManifest::ImageIndex(index) => {
+                let platforms = index.manifests.into_iter().filter_map(|entry| entry.platform);
+                platforms.map(|of| format!("{}/{}", of.os, of.architecture)).collect()
+            }
+        }
     }
 
     /// A push is under way: some of it has arrived.

@@ -53,6 +53,9 @@ pub struct GitCommit {
     /// The working tree differed from the commit.
     #[serde(default)]
     pub dirty: bool,
+    /// Of the repository, without credentials.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source_url: String,
 }
 
 /// How to build. Build args may hold credentials: not journaled.
@@ -235,6 +238,9 @@ pub struct DeploymentPlan {
     pub branch: String,
     /// Full SHA, empty without git.
     pub commit_sha: String,
+    /// Of the repository, empty without one.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source_url: String,
     /// Hash of content and build inputs, empty when unknown.
     pub content_hash: String,
     /// Where the image comes from.
@@ -387,6 +393,7 @@ pub(crate) fn test_plan() -> DeploymentPlan {
         production: false,
         branch: "main".to_owned(),
         commit_sha: "0123456789abcdef".to_owned(),
+        source_url: String::new(),
         content_hash: String::new(),
         source: Source::DockerImage("hello".to_owned()),
         sequence: 1,

@@ -4,6 +4,7 @@
 mod bench;
 mod cache;
 mod depot;
+mod disk;
 #[path = "../../../tests/support/mod.rs"]
 mod servers;
 mod suite;

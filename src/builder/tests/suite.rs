@@ -48,6 +48,7 @@ on_every_backend! {
     a_build_that_is_tried_again_has_its_own_output,
     a_wrong_password_is_told_apart_from_a_lost_registry,
     a_registry_that_restarts_in_a_push_has_the_image_in_the_end,
+    several_platforms_are_one_index_or_refused,
 }
 
 /// Checklist 14-16.
@@ -429,4 +430,26 @@ async fn a_registry_that_restarts_in_a_push_has_the_image_in_the_end(backend: Ba
     assert!(bench.builder.has_image(&image).await.unwrap(), "{image:?}");
     bench.registry.config_of(&image.reference).await;
     bench.docker(&["rmi", "-f", &image.reference]);
+}
+
+/// Checklist 17-19. Only Docker 20.10 can build for one platform at a time; it
+/// says so, and nothing is pushed.
+async fn several_platforms_are_one_index_or_refused(backend: Backend) {
+    let bench = Bench::new(backend, HEAD).await;
+    let platform = Some("linux/amd64,linux/arm64".to_owned());
+    let options = BuildOptions { platform, ..BuildOptions::default() };
+    let outcome = bench.build(&bench.spec(options).await).await;
+    if backend == Backend::Docker {
+        assert_eq!(outcome.code(), ErrorCode::BuildFailed, "{:?}", outcome.error());
+        let said = &outcome.error().failure().message;
+        assert!(said.contains("one platform"), "{said}");
+        return;
+    }
+    let image = bench.pushed(outcome.image()).await;
+    let platforms = bench.registry.platforms_of(&image.reference).await;
+    for wanted in ["linux/amd64", "linux/arm64"] {
+        assert!(platforms.iter().any(|found| found == wanted), "{wanted}: {platforms:?}");
+    }
+    // Found again as what it is, so that it is not built twice.
+    assert!(bench.builder.has_image(&image).await.unwrap(), "{image:?}");
 }

@@ -165,6 +165,9 @@ async fn build_spec(
     if !plan.commit_sha.is_empty() {
         labels.insert("org.opencontainers.image.revision".to_owned(), plan.commit_sha.clone());
     }
+    if !plan.source_url.is_empty() {
+        labels.insert("org.opencontainers.image.source".to_owned(), plan.source_url.clone());
+    }
     labels.insert("launchway.project".to_owned(), plan.project_id.to_string());
     let options = core.store.build_options(&plan.deployment_id).await?;
     let opened = options
