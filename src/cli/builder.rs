@@ -29,6 +29,13 @@ struct Wanted {
     interactive: bool,
 }
 
+/// What the TLS files of a buildkitd are, for people.
+const TLS_FILES: [&str; 3] = [
+    "file with the authority of the server's certificate",
+    "file with the certificate of this client",
+    "file with its key",
+];
+
 enum Setting {
     Text(String),
     Flag(bool),
@@ -116,9 +123,15 @@ impl Wanted {
             ("cert_file", "buildkit-cert.pem", &args.cert_file),
             ("key_file", "buildkit-key.pem", &args.key_file),
         ];
-        for (key, name, file) in files {
+        let remote = address.starts_with("tcp://");
+        for ((key, name, given), what) in files.into_iter().zip(TLS_FILES) {
+            let file = match given {
+                Some(file) => Some(file.clone()),
+                None if remote => self.ask_optional(what)?.map(PathBuf::from),
+                None => None,
+            };
             match file {
-                Some(file) => self.secret("buildkit", key, name, read(file)?),
+                Some(file) => self.secret("buildkit", key, name, read(&file)?),
                 None => self.text("buildkit", key, ""),
             }
         }
@@ -150,7 +163,12 @@ impl Wanted {
         self.text("registry", "host", &host);
         self.text("registry", "repository", args.repository.as_deref().unwrap_or_default());
         self.settings.push(("registry", "cache", Setting::Flag(args.cache)));
-        let user = args.username.clone().unwrap_or_default();
+        let user = match &args.username {
+            // Nobody has to name the user of Depot's own registry.
+            None if !host.is_empty() => self.ask_optional("user of the registry")?,
+            given => given.clone(),
+        };
+        let user = user.unwrap_or_default();
         self.text("registry", "username", &user);
         let needed = args.backend == BackendName::Depot || !user.is_empty();
         if needed || args.password_file.is_some() {
@@ -188,6 +206,17 @@ impl Wanted {
             }
             None => Err(format!("{flag} is missing: give the {what}")),
         }
+    }
+
+    /// An empty answer is none; not asked for without a terminal.
+    fn ask_optional(&self, what: &str) -> Result<Option<String>, String> {
+        if !self.interactive {
+            return Ok(None);
+        }
+        let prompt = format!("{what} (empty: none)");
+        let answer: Result<String, _> =
+            Input::new().with_prompt(prompt).allow_empty(true).interact_text();
+        answer.map(|text| Some(text).filter(|text| !text.is_empty())).map_err(|e| e.to_string())
     }
 
     fn ask_secret(

@@ -55,6 +55,9 @@ fn url_or_reason(deployment: &Deployment) -> String {
     if !deployment.url.is_empty() {
         return deployment.url.clone();
     }
+    if deployment.state == "built" {
+        return deployment.image_name.clone();
+    }
     match &deployment.failure {
         Some(failure) if deployment.state == "failed" => match failure.step.as_str() {
             "" => failure.code.clone(),

@@ -15,7 +15,7 @@ use super::{
     args::{Global, Progress},
     query::deployment_json,
     time::{clock, duration, now_ms},
-    vertices::Vertices,
+    vertices::{Vertices, spinner},
 };
 
 /// How progress is shown.
@@ -35,12 +35,20 @@ pub(super) struct Renderer {
     screen: MultiProgress,
     bar: Mutex<Option<ProgressBar>>,
     vertices: Vertices,
+    /// The step that runs, on a terminal.
+    running: Option<ProgressBar>,
     /// Last shown status, try and message by step and attempt.
     shown: HashMap<(String, u32), (String, u32, String)>,
     /// Earlier attempts are not shown.
     from_attempt: u32,
     /// Neither steps nor build output.
     quiet: bool,
+}
+
+impl Drop for Renderer {
+    fn drop(&mut self) {
+        self.leave();
+    }
 }
 
 impl Renderer {
@@ -67,6 +75,7 @@ impl Renderer {
             screen: MultiProgress::new(),
             bar: Mutex::new(None),
             vertices: Vertices::default(),
+            running: None,
             shown: HashMap::new(),
             from_attempt: 0,
             quiet: false,
@@ -74,13 +83,15 @@ impl Renderer {
     }
 
     /// Shows nothing of the attempts before this one.
-    pub(super) fn since_attempt(self, attempt: u32) -> Self {
-        Self { from_attempt: attempt, ..self }
+    pub(super) fn since_attempt(mut self, attempt: u32) -> Self {
+        self.from_attempt = attempt;
+        self
     }
 
     /// Shows neither steps nor build output.
-    pub(super) fn quiet(self) -> Self {
-        Self { quiet: true, ..self }
+    pub(super) fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
     }
 
     /// Something worth a line.
@@ -153,7 +164,7 @@ impl Renderer {
         }
     }
 
-    fn step(&self, step: &DeploymentStep, retried: bool) {
+    fn step(&mut self, step: &DeploymentStep, retried: bool) {
         let took = step.ended_at.map(|ended| duration(ended - step.started_at));
         if self.mode == Mode::Json {
             emit(&json!({
@@ -180,10 +191,20 @@ impl Renderer {
         let took = took.unwrap_or_default();
         match self.mode {
             Mode::Terminal => {
-                self.line(&format!(
-                    "\x1b[{colour}m{sign}\x1b[0m {:<16} {took:>9}{detail}",
-                    step.name
-                ));
+                if let Some(before) = self.running.take() {
+                    before.finish_and_clear();
+                }
+                // What runs is shown until it has a line of its own.
+                if step.status == "running" {
+                    let template = "{spinner:.cyan} {prefix:<16} {elapsed:>9.dim}{msg}";
+                    let bar = spinner(&self.screen, template, &step.name);
+                    bar.set_message(detail);
+                    self.running = Some(bar);
+                } else {
+                    let line =
+                        format!("\x1b[{colour}m{sign}\x1b[0m {:<16} {took:>9}{detail}", step.name);
+                    self.line(&line);
+                }
             }
             _ => self.line(&format!(
                 "{} {:<16} {:<9} {took}{detail}",
@@ -217,6 +238,14 @@ impl Renderer {
         }
     }
 
+    /// Takes what runs off the screen: it is not followed any more.
+    fn leave(&mut self) {
+        self.vertices.clear();
+        if let Some(running) = self.running.take() {
+            running.finish_and_clear();
+        }
+    }
+
     /// Why a deployment did not succeed.
     pub(super) fn failed(&self, deployment: &Deployment) {
         let Some(failure) = &deployment.failure else { return };
@@ -230,7 +259,8 @@ impl Renderer {
     }
 
     /// The end: JSON, or the URL or the image alone.
-    pub(super) fn result(&self, deployment: &Deployment) {
+    pub(super) fn result(&mut self, deployment: &Deployment) {
+        self.leave();
         match self.mode {
             Mode::Json => {
                 let mut result = deployment_json(deployment);

@@ -82,13 +82,7 @@ impl Vertices {
 
 impl Running {
     fn begin(screen: &MultiProgress, vertex: &str) -> Self {
-        let bar = screen.add(ProgressBar::new_spinner().with_prefix(vertex.to_owned()));
-        if let Ok(style) =
-            ProgressStyle::with_template("  {spinner:.cyan} {prefix} {elapsed:.dim}{msg:.dim}")
-        {
-            bar.set_style(style);
-        }
-        bar.enable_steady_tick(TICK);
+        let bar = spinner(screen, "  {spinner:.cyan} {prefix} {elapsed:.dim}{msg:.dim}", vertex);
         Self { bar, output: VecDeque::new() }
     }
 
@@ -101,6 +95,16 @@ impl Running {
         self.bar
             .set_message(shown.map(|line| format!("\n  │ {}", fitting(line))).collect::<String>());
     }
+}
+
+/// Something that runs, at the end of the screen.
+pub(super) fn spinner(screen: &MultiProgress, template: &str, prefix: &str) -> ProgressBar {
+    let bar = screen.add(ProgressBar::new_spinner().with_prefix(prefix.to_owned()));
+    if let Ok(style) = ProgressStyle::with_template(template) {
+        bar.set_style(style);
+    }
+    bar.enable_steady_tick(TICK);
+    bar
 }
 
 /// What of a line fits on the terminal, without colours that would go on into

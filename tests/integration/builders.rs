@@ -328,6 +328,31 @@ fn a_builder_that_answers_is_configured_and_another_is_not() {
     assert!(image.starts_with(&format!("{}/local/shop", elsewhere.registry.host)), "{image}");
 }
 
+/// On a terminal what is missing is asked for, secrets unseen.
+#[test]
+fn what_is_not_given_is_asked_for_on_a_terminal() {
+    let elsewhere = Elsewhere::start();
+    let here = Installation::prepare(&[]);
+    let Address::Tcp { host, port, tls: Some(tls) } = elsewhere.forwarder.client() else {
+        panic!("it has no TLS")
+    };
+    let [ca, cert, key] = [("ca", &tls.ca), ("cert", &tls.cert), ("key", &tls.key)]
+        .map(|(name, pem)| elsewhere.file(name, pem).display().to_string());
+    let data = here.data().display().to_string();
+    let asked = format!(
+        "{} builder use buildkit --data-dir {data} --server-name {}",
+        env!("CARGO_BIN_EXE_launchway"),
+        tls.server_name
+    );
+    let address = format!("tcp://{host}:{port}");
+    let answers = [&address, &ca, &cert, &key, &elsewhere.registry.host, USER, PASSWORD];
+    let shown = here.on_a_terminal(&asked, &answers);
+    assert!(shown.contains(&format!("builds go to buildkit at {address}")), "{shown}");
+    assert!(!shown.contains(PASSWORD), "{shown}");
+    let written = fs::read_to_string(here.data().join("config.toml")).unwrap();
+    assert!(written.contains(&address) && !written.contains(PASSWORD), "{written}");
+}
+
 /// Checklist 77: whatever becomes of the worker, Depot hears how a build ended.
 #[test]
 fn a_worker_that_is_killed_leaves_no_build_open_at_depot() {

@@ -215,6 +215,37 @@ impl Installation {
         self.cli(args).output().unwrap()
     }
 
+    /// What a command shows on a terminal of its own, where each of these is typed
+    /// when it asks for something.
+    pub fn on_a_terminal(&self, command: &str, answers: &[&str]) -> String {
+        let mut script = Command::new("script");
+        script.args(["-qec", command, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        self.environment(&mut script);
+        let mut script = script.spawn().unwrap();
+        let (mut typed, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+        let shown = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let seen = Arc::clone(&shown);
+        let reading = std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = screen.read(&mut buffer) {
+                seen.lock().unwrap().extend_from_slice(&buffer[..length]);
+            }
+        });
+        for answer in answers {
+            let before = shown.lock().unwrap().len();
+            eventually("it asks", || shown.lock().unwrap().ends_with(b": ").then_some(()));
+            typed.write_all(format!("{answer}\r").as_bytes()).unwrap();
+            eventually("the answer is taken", || {
+                (shown.lock().unwrap().len() > before).then_some(())
+            });
+        }
+        script.wait().unwrap();
+        drop(typed);
+        reading.join().unwrap();
+        let shown = shown.lock().unwrap();
+        String::from_utf8_lossy(&shown).into_owned()
+    }
+
     /// The last line of a verb's JSON output, which must succeed.
     pub fn json(&self, args: &[&str]) -> Value {
         let output = self.run(&[args, &["--json"]].concat());
