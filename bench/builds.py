@@ -1,13 +1,17 @@
 """Builds: from scratch and from the cache, and the memory of `up` meanwhile.
 
-`up` is control plane, worker and object store in one process: what is measured
-includes the upload of the context. DOCKER_HOST chooses the engine.
+Of this machine's Docker engine (DOCKER_HOST chooses another one), of a BuildKit
+behind mutual TLS, and of a Depot: the same BuildKit behind a fake of its API,
+with a registry of their own. `up` is control plane, worker and object store in
+one process: what is measured includes the upload of the context.
 """
 
+import contextlib
 import json
 import os
 import pathlib
 import shutil
+import subprocess
 
 from installation import ROOT, Installation, machine
 
@@ -54,24 +58,39 @@ class Up:
         return result, self.status("VmHWM")
 
 
-def main():
-    print(machine())
-    with Installation() as here:
+@contextlib.contextmanager
+def elsewhere():
+    """The settings of the builders that are not this machine's engine."""
+    program = ROOT / "target/release/examples/elsewhere"
+    with subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as serving:
+        yield json.loads(serving.stdout.readline())
+        serving.stdin.close()
+
+
+def measure(settings):
+    with Installation(settings=settings) as here:
         small = application(here, "small", shell("echo built > /www/built"))
-        first = build_seconds(here, small, "--no-cache")
-        again = build_seconds(here, small)
-        print("\n| build-image of a small context | seconds |\n| --- | --- |")
-        print(f"| without the cache | {first:.2f} |\n| unchanged | {again:.2f} |")
+        yield "small, without the cache", build_seconds(here, small, "--no-cache"), None
+        yield "small, unchanged", build_seconds(here, small), None
         up = Up(here)
         rest = up.rest()
-        print("\n| | seconds | memory of `up` at most | above rest |\n| --- | --- | --- | --- |")
-        print(f"| at rest | | {rest:.0f} MiB | |")
         lines = application(here, "lines", shell("/bin/busybox seq 1 100000"))
         large = application(here, "large", "COPY noise /noise\n" + shell("/bin/busybox rm /noise"))
         (large / "noise").write_bytes(os.urandom(MIB) * 200)
         for title, directory in [("100,000 lines", lines), ("a context of 200 MiB", large)]:
-            seconds, peak = up.peak_of(lambda directory=directory: build_seconds(here, directory))
-            print(f"| {title} | {seconds:.1f} | {peak:.0f} MiB | {peak - rest:.0f} MiB |")
+            seconds, peak = up.peak_of(lambda directory=directory: build_seconds(here, directory, "--no-cache"))
+            yield title, seconds, peak - rest
+            yield f"{title}, unchanged", build_seconds(here, directory), None
+
+
+def main():
+    print(machine())
+    print("\n| builder | | `build-image` | memory of `up` above rest |\n| --- | --- | --- | --- |")
+    with elsewhere() as others:
+        for builder, settings in {"docker": [], **others}.items():
+            for title, seconds, above in measure(settings):
+                memory = "" if above is None else f"{above:.0f} MiB"
+                print(f"| {builder} | {title} | {seconds:.2f} s | {memory} |", flush=True)
 
 
 main()

@@ -3,7 +3,9 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case "${1:-}" in
-    builds | deploy | memory) cargo build --release --locked >&2 ;;
+    deploy | memory) cargo build --release --locked >&2 ;;
+    builds) tools/dev/engine.sh >&2
+        cargo build --release --locked --bin launchway --example elsewhere >&2 ;;
     gateway) cargo build --release --locked --bin launchway --example route-feed >&2 ;;
     # The product's own binary stays as it is: these two have failpoints.
     orchestration) cargo build --release --locked --features failpoints \
