@@ -5,8 +5,9 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// What launchway serves.
-const OURS: [&str; 5] = [
+const OURS: [&str; 6] = [
     "ctrl/v1/build.proto",
+    "ctrl/v1/cleanup.proto",
     "ctrl/v1/deployment.proto",
     "ctrl/v1/domain.proto",
     "krane/v1/deployment.proto",

@@ -3,18 +3,22 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bollard::{Docker, errors::Error, query_parameters::PushImageOptionsBuilder};
+use bollard::{
+    Docker,
+    errors::Error,
+    query_parameters::{PruneBuildOptions, PushImageOptionsBuilder, RemoveImageOptions},
+};
 use futures::StreamExt;
 use launchway_workflows::{
     error::{ErrorCode, StepError},
     ids::BuildId,
     model::BuiltImage,
-    ports::{BuildEvent, BuildSpec, Builder, Push},
+    ports::{BuildEvent, BuildSpec, Builder, Push, Room},
 };
 use tokio::sync::mpsc;
 
 use super::{
-    buildkit::{Address, Output, Solve, solve, unreachable},
+    buildkit::{Address, EngineAddress, Output, Solve, solve, unreachable},
     engine,
     failure::{of_engine, of_push},
 };
@@ -159,6 +163,42 @@ impl Builder for DockerBuilder {
             StepError::transient(ErrorCode::RegistryUnavailable, message)
         })?;
         Ok(Push::Pushed(BuiltImage { digest, local_only: false, ..image.clone() }))
+    }
+
+    /// What was pushed stays in the engine too.
+    async fn image_size(&self, image: &BuiltImage) -> Result<Option<u64>, StepError> {
+        match self.docker.inspect_image(&image.reference).await {
+            Ok(found) => {
+                Ok(Some(found.size.and_then(|size| u64::try_from(size).ok()).unwrap_or(0)))
+            }
+            Err(Error::DockerResponseServerError { status_code: 404, .. }) => Ok(None),
+            Err(error) => Err(of_engine(&error)),
+        }
+    }
+
+    async fn remove_image(&self, image: &BuiltImage) -> Result<(), StepError> {
+        match self.docker.remove_image(&image.reference, None::<RemoveImageOptions>, None).await {
+            // Absent, or in use: it is a container's then.
+            Ok(_) | Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Err(error) => Err(of_engine(&error)),
+        }
+    }
+
+    async fn room(&self) -> Option<Room> {
+        let Address::Engine(EngineAddress::Unix(_)) = &self.buildkit else { return None };
+        let path = self.docker.info().await.ok()?.docker_root_dir?;
+        let disk = rustix::fs::statvfs(path.as_str()).ok()?;
+        Some(Room { free: disk.f_bavail.saturating_mul(disk.f_frsize), path })
+    }
+
+    async fn make_room(&self) -> Result<(), StepError> {
+        match self.docker.prune_build(None::<PruneBuildOptions>).await {
+            Ok(pruned) => {
+                tracing::info!(bytes = pruned.space_reclaimed, "gave up the builder's cache");
+                Ok(())
+            }
+            Err(error) => Err(of_engine(&error)),
+        }
     }
 }
 

@@ -139,6 +139,13 @@ pub(super) enum Command {
     /// Show, add and remove hostnames
     #[command(subcommand)]
     Domains(DomainsCommand),
+    /// Remove what is past its retention: contexts, images, build output, records
+    #[command(alias = "prune")]
+    Gc {
+        /// Only list it, with sizes
+        #[arg(long)]
+        dry_run: bool,
+    },
     /// Choose what builds
     Builder {
         #[command(subcommand)]

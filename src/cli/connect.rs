@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use launchway_proto::ctrl::v1::{
-    build_service_client::BuildServiceClient, deployment_service_client::DeploymentServiceClient,
-    domain_service_client::DomainServiceClient,
+    build_service_client::BuildServiceClient, cleanup_service_client::CleanupServiceClient,
+    deployment_service_client::DeploymentServiceClient, domain_service_client::DomainServiceClient,
 };
 use tonic::{
     Request, Status,
@@ -39,6 +39,7 @@ pub(super) struct Api {
     pub(super) deployments: DeploymentServiceClient<Authorized>,
     pub(super) builds: BuildServiceClient<Authorized>,
     pub(super) domains: DomainServiceClient<Authorized>,
+    pub(super) cleanup: CleanupServiceClient<Authorized>,
 }
 
 pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
@@ -80,6 +81,7 @@ pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
     Ok(Api {
         deployments: DeploymentServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         domains: DomainServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        cleanup: CleanupServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         builds: BuildServiceClient::with_interceptor(channel, bearer),
     })
 }

@@ -10,6 +10,7 @@ mod deploy;
 mod doctor;
 mod domains;
 mod exit;
+mod gc;
 mod inspect;
 mod logs;
 mod project;
@@ -74,6 +75,7 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::Journal { id, attempt } => why::journal(global, id, attempt).await,
         Command::Why { id } => why::why(global, id).await,
         Command::Open { id } => query::open(global, id.as_deref()).await,
+        Command::Gc { dry_run } => gc::gc(global, dry_run).await,
         Command::Domains(command) => domains::domains(global, command).await,
         Command::Builder { command: args::BuilderCommand::Use(args) } => {
             builder::use_builder(global, args).await

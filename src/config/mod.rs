@@ -3,6 +3,7 @@
 
 mod builder;
 mod layers;
+mod retention;
 #[cfg(test)]
 mod tests_builder;
 mod values;
@@ -41,6 +42,7 @@ pub struct Config {
     pub build: Build,
     pub run: Run,
     pub recovery: Recovery,
+    pub retention: retention::RetentionSection,
     /// Where everything is kept; not part of the file.
     #[serde(skip)]
     pub data_dir: PathBuf,
@@ -216,6 +218,7 @@ impl Storage {
 pub struct Build {
     pub time_limit: Period,
     pub max_output_bytes: u64,
+    pub min_free_bytes: u64,
     pub concurrency: u32,
     pub queue_time_limit: Period,
 }
@@ -297,6 +300,8 @@ impl Config {
             context_url_lifetime: self.storage.context_url_lifetime.get(),
             retire_after: self.run.retire_after.get(),
             keep_running: self.run.keep_running,
+            build_min_free: self.build.min_free_bytes,
+            retention: self.retention(),
         }
     }
 
@@ -311,6 +316,7 @@ impl Config {
             ready_limit: self.run.ready_timeout.get(),
             keep_running: self.run.keep_running,
             retire_after: self.run.retire_after.get(),
+            sweep_every: self.retention.every.get(),
         }
     }
 
@@ -395,6 +401,7 @@ impl Config {
             );
         }
         problems.extend(self.builder_problems());
+        problems.extend(self.retention_problems());
         problems
     }
 

@@ -4,6 +4,7 @@
 mod actions;
 mod auth;
 mod builds;
+mod cleanup;
 mod convert;
 mod deployments;
 mod domains;
@@ -18,7 +19,7 @@ use std::{future::Future, sync::Arc};
 use launchway_proto::{
     DESCRIPTORS,
     ctrl::v1::{
-        build_service_server::BuildServiceServer,
+        build_service_server::BuildServiceServer, cleanup_service_server::CleanupServiceServer,
         deployment_service_server::DeploymentServiceServer,
         domain_service_server::DomainServiceServer,
     },
@@ -91,6 +92,7 @@ impl Control {
         let api = Arc::new(self);
         let deployments = DeploymentServiceServer::from_arc(Arc::clone(&api));
         let domains = DomainServiceServer::from_arc(Arc::clone(&api));
+        let cleanup = CleanupServiceServer::from_arc(Arc::clone(&api));
         let builds = BuildServiceServer::from_arc(api);
         let mut router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
@@ -98,6 +100,7 @@ impl Control {
             .add_service(health_service)
             .add_service(auth::guard(authenticate.clone(), deployments))
             .add_service(auth::guard(authenticate.clone(), domains))
+            .add_service(auth::guard(authenticate.clone(), cleanup))
             .add_service(auth::guard(authenticate, builds))
             .add_service(routes);
         // The descriptors are made by our own build: they are well-formed.

@@ -6,14 +6,14 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use launchway_proto::krane::v1::{
     self as proto, CreateDeploymentRequest, DeleteDeploymentRequest, DeploymentRequest,
-    GetDeploymentRequest, HealthCheck, WatchInstancesRequest,
+    GetDeploymentRequest, HealthCheck, ListDeploymentsRequest, WatchInstancesRequest,
     deployment_service_client::DeploymentServiceClient,
 };
 use launchway_workflows::{
     error::{ErrorCode, StepError},
     ids::DeploymentId,
     model::Instance,
-    ports::{RunSpec, Runtime},
+    ports::{Found, RunSpec, Runtime},
 };
 use tonic::{
     Code, Request, Status,
@@ -124,6 +124,25 @@ impl Runtime for KraneClient {
             GetDeploymentRequest { namespace: namespace.to_owned(), deployment_id: id.to_string() };
         let found = self.inner.clone().get_deployment(within(request, ASK)).await;
         Ok(found.map_err(step_error)?.into_inner().instances.into_iter().map(instance).collect())
+    }
+
+    async fn found(&self) -> Result<Vec<Found>, StepError> {
+        let request = within(ListDeploymentsRequest {}, ASK);
+        let found = self.inner.clone().list_deployments(request).await.map_err(step_error)?;
+        // What belongs to no deployment goes with the last of its namespace.
+        Ok(found
+            .into_inner()
+            .found
+            .into_iter()
+            .filter_map(|one| {
+                Some(Found {
+                    deployment_id: one.deployment_id.parse().ok()?,
+                    namespace: one.namespace,
+                    kind: one.kind,
+                    created_at: one.created_at,
+                })
+            })
+            .collect())
     }
 
     async fn watch(

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use launchway_workflows::{
     ids::{DeploymentId, InvocationId},
     ports::{Invocations, Restarted, RestateSilent, Retirable, Workflow, WorkflowState},
+    services::janitor::SweepRequest,
     step::Step,
 };
 use serde::Deserialize;
@@ -185,6 +186,12 @@ impl Invocations for Workflows {
         let key = format!("overdue-{generation}-{}", since.as_secs() / RETIRE_AGAIN.as_secs());
         let target = format!("Retirement/{id}/retire");
         self.ingress.send_once(&target, &key, candidate).await.map_err(silent)
+    }
+
+    async fn sweep(&self, number: u64) -> Result<(), RestateSilent> {
+        let key = format!("sweep-{number}");
+        let request = SweepRequest::default();
+        self.ingress.send_once("Janitor/local/sweep", &key, &request).await.map_err(silent)
     }
 
     async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent> {

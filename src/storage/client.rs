@@ -18,7 +18,7 @@ use base64::Engine;
 use bytes::Bytes;
 use launchway_workflows::{
     error::{ErrorCode, StepError},
-    ports::{ContextStore, ObjectMeta, SignedUrl},
+    ports::{ContextStore, ObjectMeta, SignedUrl, StoredContext},
 };
 use tracing::Instrument;
 
@@ -26,6 +26,10 @@ use tracing::Instrument;
 const CALL: Duration = Duration::from_secs(10);
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// Objects of one listing: bounds its memory. The oldest are not always among
+/// them, but what is removed makes room for others.
+pub const MAX_LISTED: usize = 50_000;
 
 /// Where the store is and how to enter it.
 #[derive(Clone)]
@@ -192,11 +196,11 @@ impl S3Storage {
         delete.instrument(span).await.map(drop).map_err(|error| failed("deleting", &error))
     }
 
-    /// Keys under a prefix.
+    /// What there is under a prefix, by key; at most [`MAX_LISTED`].
     ///
     /// # Errors
     /// The store does not answer or refuses.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<String>, StorageError> {
+    pub async fn list(&self, prefix: &str) -> Result<Vec<StoredContext>, StorageError> {
         let mut pages = self
             .own
             .list_objects_v2()
@@ -207,9 +211,16 @@ impl S3Storage {
         let mut keys = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|error| failed("listing", &error))?;
-            keys.extend(
-                page.contents().iter().filter_map(|object| object.key().map(str::to_owned)),
-            );
+            keys.extend(page.contents().iter().filter_map(|object| {
+                Some(StoredContext {
+                    key: object.key()?.to_owned(),
+                    size: u64::try_from(object.size().unwrap_or(0)).unwrap_or(0),
+                    written_at: object.last_modified().map_or(i64::MAX, |at| at.secs() * 1000),
+                })
+            }));
+            if keys.len() >= MAX_LISTED {
+                break;
+            }
         }
         Ok(keys)
     }
@@ -261,6 +272,14 @@ impl ContextStore for S3Storage {
             .await
             .map_err(|error| transient(&failed("signing the download", &error)))?;
         Ok(SignedUrl(signed.uri().to_owned()))
+    }
+
+    async fn stored(&self) -> Result<Vec<StoredContext>, StepError> {
+        self.list(&format!("{}/", super::CONTEXTS)).await.map_err(|error| transient(&error))
+    }
+
+    async fn delete(&self, key: &str) -> Result<(), StepError> {
+        S3Storage::delete(self, key).await.map_err(|error| transient(&error))
     }
 }
 

@@ -65,7 +65,8 @@ impl Served {
     }
 
     async fn stored(&self) -> Vec<String> {
-        self.storage.list("contexts/").await.unwrap()
+        let stored = self.storage.list("contexts/").await.unwrap();
+        stored.into_iter().map(|context| context.key).collect()
     }
 }
 

@@ -1,6 +1,7 @@
 //! The product's database: one SQL text for SQLite and Postgres, every status
 //! write a compare-and-set.
 
+mod archive;
 mod attempts;
 mod build_log;
 mod builds;

@@ -18,6 +18,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (4, "depot", include_str!("../../migrations/sqlite/0004_depot.sql")),
     (5, "stops", include_str!("../../migrations/sqlite/0005_stops.sql")),
     (7, "purpose", include_str!("../../migrations/sqlite/0007_purpose.sql")),
+    (8, "retention", include_str!("../../migrations/sqlite/0008_retention.sql")),
 ];
 const POSTGRES: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../migrations/postgres/0001_start.sql")),
@@ -26,6 +27,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (4, "depot", include_str!("../../migrations/postgres/0004_depot.sql")),
     (5, "stops", include_str!("../../migrations/postgres/0005_stops.sql")),
     (7, "purpose", include_str!("../../migrations/postgres/0007_purpose.sql")),
+    (8, "retention", include_str!("../../migrations/postgres/0008_retention.sql")),
 ];
 
 /// Readers of a busy control plane; writers of SQLite queue behind one another.

@@ -27,6 +27,8 @@ struct Target {
     stops: i64,
     live: Option<DeploymentId>,
     pinned: Option<DeploymentId>,
+    /// Its image was past its retention.
+    image_given_up: bool,
 }
 
 impl Target {
@@ -45,6 +47,10 @@ impl Target {
         match (request.kind, status) {
             (ReleaseKind::Promote, _) if is_live && self.pinned.is_some() => None,
             _ if is_live => Some(format!("`{id}` is live already: there is nothing to move")),
+            (_, DeploymentStatus::Retired) if self.image_given_up => Some(format!(
+                "the image of `{id}` was removed, for it retired longer ago than `retention` keeps: \
+                 `launchway redeploy {id}` builds it again where its source is still there"
+            )),
             (_, DeploymentStatus::Ready | DeploymentStatus::Retired) => None,
             _ => Some(format!(
                 "`{id}` is {status}: only a deployment that was healthy once (ready or retired) can be live again"
@@ -70,7 +76,7 @@ impl Store {
              JOIN environments e ON e.id = d.environment_id \
              WHERE d.workspace_id = $1 AND (p.slug = $2 OR p.id = $2) AND e.slug = $3 \
              AND d.id <> COALESCE(e.live_deployment_id, '') AND d.live_at IS NOT NULL \
-             AND d.status IN ('ready', 'retiring', 'retired') ORDER BY d.live_at DESC LIMIT 1",
+             AND d.image_given_up_at IS NULL AND d.status IN ('ready', 'retiring', 'retired') ORDER BY d.live_at DESC LIMIT 1",
         )
         .bind(workspace.as_str())
         .bind(project)
@@ -95,9 +101,11 @@ impl Store {
             return Ok(ReleaseStart::Refused(reason));
         }
         sqlx::query(
-            "UPDATE deployments SET retire_generation = retire_generation + 1 WHERE id = $1",
+            "UPDATE deployments SET retire_generation = retire_generation + 1, updated_at = $2 WHERE id = $1",
         )
         .bind(request.target_deployment_id.as_str())
+        // Wanted again: nothing of it is past its retention now.
+        .bind(now_ms())
         .execute(&mut *tx)
         .await
         .map_err(database)?;
@@ -147,7 +155,7 @@ impl Store {
 async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
     lock_environment(tx, id).await?;
     let row = sqlx::query(
-        "SELECT d.status, d.stops, d.sequence, d.environment_id, e.live_deployment_id, e.pinned_deployment_id \
+        "SELECT d.status, d.stops, d.sequence, d.image_given_up_at, d.environment_id, e.live_deployment_id, e.pinned_deployment_id \
          FROM deployments d JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
     )
     .bind(id.as_str())
@@ -162,6 +170,7 @@ async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
         stops: get(&row, "stops")?,
         live: optional_id(&row, "live_deployment_id")?,
         pinned: optional_id(&row, "pinned_deployment_id")?,
+        image_given_up: get::<Option<i64>>(&row, "image_given_up_at")?.is_some(),
     }))
 }
 

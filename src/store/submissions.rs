@@ -2,7 +2,7 @@
 
 use launchway_workflows::{
     ids::{DeploymentId, EnvironmentId, ProjectId, WorkspaceId},
-    model::{NewDeployment, Purpose, QueuePolicy, Submission},
+    model::{NewDeployment, Purpose, QueuePolicy, Source, Submission},
     names::check_slug,
 };
 use sqlx::Row;
@@ -52,6 +52,16 @@ impl Store {
         if let Some(existing) = existing(&mut tx, new).await? {
             return Ok(existing);
         }
+        if let Source::BuildContext(context) = &new.source
+            && is_removed(&mut tx, &context.build_context_path).await?
+        {
+            let reason = format!(
+                "the build context `{}` was removed, for it was kept as long as `retention.sources` says: \
+                 deploy the directory again",
+                context.build_context_path
+            );
+            return Ok(Submission::Refused { reason, conflict: true });
+        }
         let (project, default_branch) =
             match project_of(&mut tx, &new.workspace_id, &new.project).await? {
                 Ok(project) => project,
@@ -76,6 +86,16 @@ impl Store {
             None => Err(database(sqlx::Error::RowNotFound)),
         }
     }
+}
+
+/// By the janitor, which does so only with what nothing needs.
+async fn is_removed(tx: &mut Tx, context: &str) -> Result<bool> {
+    let row = sqlx::query("SELECT object_key FROM removed_contexts WHERE object_key = $1")
+        .bind(context)
+        .fetch_optional(&mut **tx)
+        .await
+        .map_err(database)?;
+    Ok(row.is_some())
 }
 
 async fn existing(tx: &mut Tx, new: &NewDeployment) -> Result<Option<Submission>> {

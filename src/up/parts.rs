@@ -267,6 +267,7 @@ impl Parts {
             None => Arc::new(RemoteFeed),
         };
         let core = Arc::new(Core {
+            archive: store.clone(),
             store,
             contexts: self.adapters.contexts(storage),
             builder,

@@ -10,7 +10,7 @@ use launchway_workflows::{error::ErrorCode, status::DeploymentStatus, step::Step
 use serde_json::json;
 
 use crate::{
-    builds,
+    builds, cleanup,
     effects::{assert_clean_slate, assert_single_effects, instances},
     releases::release_to,
     support::{Installation, REPLICAS, eventually},
@@ -51,6 +51,7 @@ fn every_run_that_there_is_has_its_test() {
         &OF_A_WARNING,
         &OF_A_QUESTION,
         &builds::RUNS,
+        &cleanup::RUNS,
     ] {
         known.extend(runs);
     }

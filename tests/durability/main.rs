@@ -3,8 +3,11 @@
 //! twice. The product on real parts (binary, restate-server, database, gRPC),
 //! with builder, containers and object store that answer at once.
 
+#[path = "../support/ages.rs"]
+mod ages;
 mod builds;
 mod chaos;
+mod cleanup;
 mod cluster;
 mod effects;
 mod endings;

@@ -4,6 +4,7 @@
 
 mod builders;
 mod cancels;
+mod cleanup;
 mod crashes;
 mod deploys;
 mod domains;

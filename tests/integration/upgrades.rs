@@ -116,6 +116,7 @@ fn play(here: &Installation) {
     here.json(&["promote", ready["deployment_id"].as_str().unwrap()]);
     here.json(&["redeploy", &first]);
     here.deploy(slow("later", 1).path(), &["--project", "shop"]);
+    here.json(&["gc"]);
     here.json(&["build", &App::new("built", "").path().display().to_string(), "-p", "shop"]);
     let image = here.inspect(&first)["image"].as_str().unwrap().to_owned();
     here.json(&["deploy", "--image", &image, "-p", "other"]);

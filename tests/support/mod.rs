@@ -3,6 +3,7 @@
 // Each uses a part.
 #![allow(dead_code)]
 
+pub mod ages;
 pub mod depot;
 pub mod engine;
 pub mod forwarder;

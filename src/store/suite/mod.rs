@@ -1,5 +1,6 @@
 //! Every case on SQLite and on a private Postgres.
 
+mod archive;
 mod attempts;
 mod databases;
 mod depot;

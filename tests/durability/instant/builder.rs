@@ -83,4 +83,16 @@ impl Builder for InstantBuilder {
         self.world.note("push", &image.reference);
         Ok(Push::Pushed(image.clone()))
     }
+
+    async fn image_size(&self, image: &BuiltImage) -> Result<Option<u64>, StepError> {
+        Ok(self.has_image(image).await?.then_some(1000))
+    }
+
+    async fn remove_image(&self, image: &BuiltImage) -> Result<(), StepError> {
+        let build = image.reference.rsplit_once(':').map_or("", |(_, build)| build);
+        if self.world.remove(IMAGES, build) {
+            self.world.note("remove-image", build);
+        }
+        Ok(())
+    }
 }

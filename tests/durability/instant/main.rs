@@ -19,7 +19,7 @@ use launchway::{
 };
 use launchway_workflows::{
     error::StepError,
-    ports::{Builder, ContextStore, ObjectMeta, OpenapiScraper, SignedUrl},
+    ports::{Builder, ContextStore, ObjectMeta, OpenapiScraper, SignedUrl, StoredContext},
 };
 use world::World;
 
@@ -77,6 +77,14 @@ impl ContextStore for EveryContext {
         _lifetime: std::time::Duration,
     ) -> Result<SignedUrl, StepError> {
         Ok(SignedUrl(format!("http://contexts.invalid/{key}")))
+    }
+
+    async fn stored(&self) -> Result<Vec<StoredContext>, StepError> {
+        Ok(Vec::new())
+    }
+
+    async fn delete(&self, _key: &str) -> Result<(), StepError> {
+        Ok(())
     }
 }
 

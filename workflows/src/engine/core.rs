@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::readiness::ReadinessWatcher;
+use super::{janitor::Retention, readiness::ReadinessWatcher};
 use crate::ports::{
-    Builder, ContextStore, Invocations, OpenapiScraper, RouteAnnouncer, Runtime, Store, Unsealer,
+    Archive, Builder, ContextStore, Invocations, OpenapiScraper, RouteAnnouncer, Runtime, Store,
+    Unsealer,
 };
 
 /// Limits and names, validated by the configuration.
@@ -28,12 +29,18 @@ pub struct Settings {
     pub retire_after: Duration,
     /// Previous deployments of an environment that stay running.
     pub keep_running: u32,
+    /// Bytes that must be free where builds are kept.
+    pub build_min_free: u64,
+    /// What is kept for how long.
+    pub retention: Retention,
 }
 
 /// The ports behind the handlers.
 pub struct Core {
     /// Database.
     pub store: Arc<dyn Store>,
+    /// The same, for what is past its retention.
+    pub archive: Arc<dyn Archive>,
     /// Object store.
     pub contexts: Arc<dyn ContextStore>,
     /// Builder.

@@ -3,6 +3,7 @@
 pub mod cancel;
 pub mod core;
 pub mod failpoint;
+pub mod janitor;
 pub mod readiness;
 pub mod reconcile;
 pub mod retry;

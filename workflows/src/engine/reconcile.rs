@@ -31,6 +31,8 @@ pub struct RecoverySettings {
     pub keep_running: u32,
     /// From the loss of the domains until retirement.
     pub retire_after: Duration,
+    /// Between two sweeps of what is past its retention.
+    pub sweep_every: Duration,
 }
 
 /// See the module. Several of them do no harm: everything they do is guarded.
@@ -38,6 +40,8 @@ pub struct Reconciler {
     store: Arc<dyn Store>,
     invocations: Arc<dyn Invocations>,
     settings: RecoverySettings,
+    /// The number of the sweep that was started last.
+    swept: u64,
 }
 
 /// Neither could be read. The next look is soon.
@@ -75,18 +79,30 @@ impl Reconciler {
         invocations: Arc<dyn Invocations>,
         settings: RecoverySettings,
     ) -> Self {
-        Self { store, invocations, settings }
+        Self { store, invocations, settings, swept: 0 }
     }
 
     /// Looks at once and then again and again, forever.
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         loop {
-            if let Err(error) = self.look().await {
+            if let Err(error) = self.look_and_sweep().await {
                 // Either may be restarting: said by those who depend on it.
                 tracing::debug!(%error, "cannot compare database and Restate now");
             }
             tokio::time::sleep(self.settings.every).await;
         }
+    }
+
+    async fn look_and_sweep(&mut self) -> Result<(), LookError> {
+        self.look().await?;
+        // By the clock, so that several of these start each sweep once.
+        let number =
+            u64::try_from(now_ms() / millis(self.settings.sweep_every).max(1)).unwrap_or(0);
+        if number != self.swept {
+            self.invocations.sweep(number).await?;
+            self.swept = number;
+        }
+        Ok(())
     }
 
     async fn look(&self) -> Result<(), LookError> {
@@ -270,6 +286,7 @@ mod tests {
             ready_limit: Duration::from_secs(60),
             keep_running: 1,
             retire_after: Duration::from_secs(30),
+            sweep_every: Duration::from_secs(3600),
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use async_trait::async_trait;
 use tokio::sync::mpsc;
 
+use super::StoredContext;
 use crate::{
     error::StepError,
     ids::{BuildId, DeploymentId, ProjectId, WorkspaceId},
@@ -37,6 +38,12 @@ pub trait ContextStore: Send + Sync + 'static {
 
     /// A GET that the *builder* can reach.
     async fn presign_get(&self, key: &str, lifetime: Duration) -> Result<SignedUrl, StepError>;
+
+    /// Every context that there is.
+    async fn stored(&self) -> Result<Vec<StoredContext>, StepError>;
+
+    /// Removes a context; an absent one is fine.
+    async fn delete(&self, key: &str) -> Result<(), StepError>;
 }
 
 /// What to build.
@@ -140,6 +147,37 @@ pub trait Builder: Send + Sync + 'static {
     /// Pushes the image, or verifies that the registry has it. `Skipped` says
     /// why there is nothing to push.
     async fn push(&self, image: &BuiltImage) -> Result<Push, StepError>;
+
+    /// Bytes of an image that only this builder has; `None`: it has none, or a
+    /// registry has it, whose business its retention is.
+    async fn image_size(&self, _image: &BuiltImage) -> Result<Option<u64>, StepError> {
+        Ok(None)
+    }
+
+    /// Takes an image out of the builder's own engine. One that is absent, or that
+    /// something runs, is left as it is.
+    async fn remove_image(&self, _image: &BuiltImage) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// Room where builds are kept; `None`: it is elsewhere, and not known.
+    async fn room(&self) -> Option<Room> {
+        None
+    }
+
+    /// Gives up what can be built again: the builder's cache.
+    async fn make_room(&self) -> Result<(), StepError> {
+        Ok(())
+    }
+}
+
+/// Room on a disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    /// Of what.
+    pub path: String,
+    /// Bytes that are free.
+    pub free: u64,
 }
 
 /// Opens what the control API has sealed.

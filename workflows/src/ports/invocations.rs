@@ -45,6 +45,9 @@ pub trait Invocations: Send + Sync + 'static {
     /// Starts `Retirement/retire`.
     async fn retire(&self, candidate: &Retirable) -> Result<(), RestateSilent>;
 
+    /// Starts `Janitor/sweep`, unless one of this number was started.
+    async fn sweep(&self, number: u64) -> Result<(), RestateSilent>;
+
     /// Starts `Deployment/unwind`.
     async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent>;
 }

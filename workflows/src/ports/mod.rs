@@ -5,12 +5,14 @@
 //! must then have the same effect. Every call is bounded in time by its adapter.
 
 mod builder;
+mod cleanup;
 mod invocations;
 mod records;
 mod runtime;
 mod store;
 
 pub use builder::*;
+pub use cleanup::*;
 pub use invocations::*;
 pub use records::*;
 pub use runtime::*;

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 
-use super::RunInputs;
+use super::{Found, RunInputs};
 use crate::{
     error::StepError,
     ids::DeploymentId,
@@ -36,6 +36,9 @@ pub trait Runtime: Send + Sync + 'static {
         namespace: &str,
         id: &DeploymentId,
     ) -> Result<Vec<Instance>, StepError>;
+
+    /// Everything of deployments that it has.
+    async fn found(&self) -> Result<Vec<Found>, StepError>;
 
     /// The instances now, then after each change. Ends only with an error.
     async fn watch(

@@ -7,6 +7,7 @@
 pub mod build_slots;
 pub mod deployment;
 pub mod deployments;
+pub mod janitor;
 pub mod release;
 pub mod retirement;
 pub mod routing;
@@ -73,6 +74,7 @@ pub fn bind(endpoint: Builder, core: &Arc<Core>) -> Builder {
         .bind(with(routing::Routing::new(core()), internal()))
         .bind(with(release::Release::new(core()), options()))
         .bind(with(retirement::Retirement::new(core()), options()))
+        .bind(with(janitor::Janitor::new(core()), options()))
 }
 
 fn with(service: impl IntoServiceDefinition, options: ServiceOptions) -> ServiceDefinition {

@@ -199,6 +199,7 @@ async fn find_or_build(core: &Arc<Core>, spec: &BuildSpec) -> Result<BuiltImage,
         return Ok(image);
     }
     core.builder.abort(&spec.build_id).await?;
+    ensure_room(core).await?;
     let (sender, receiver) = mpsc::channel(EVENT_QUEUE);
     let writing = tokio::spawn(write_log(Arc::clone(core), spec.deployment_id.clone(), receiver));
     let built = core.builder.build(spec, sender).await;
@@ -207,6 +208,29 @@ async fn find_or_build(core: &Arc<Core>, spec: &BuildSpec) -> Result<BuiltImage,
         tracing::warn!(deployment = %spec.deployment_id, %error, "the build log is incomplete");
     }
     built
+}
+
+/// A disk that runs full ends more than one build.
+async fn ensure_room(core: &Core) -> Result<(), StepError> {
+    let least = core.settings.build_min_free;
+    let lacking = async || core.builder.room().await.filter(|room| room.free < least);
+    if lacking().await.is_none() {
+        return Ok(());
+    }
+    core.builder.make_room().await?;
+    match lacking().await {
+        None => Ok(()),
+        Some(room) => Err(StepError::transient(
+            ErrorCode::BuilderOutOfDisk,
+            format!(
+                "{} has {} MiB free, and a build needs {} MiB (`build.min_free_bytes`); the builder's cache \
+                 was given up already: `launchway gc` removes what nobody needs",
+                room.path,
+                room.free >> 20,
+                least >> 20
+            ),
+        )),
+    }
 }
 
 async fn write_log(core: Arc<Core>, id: DeploymentId, mut events: mpsc::Receiver<BuildEvent>) {
