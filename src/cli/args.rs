@@ -115,6 +115,9 @@ pub(super) enum Command {
     Inspect {
         /// Deployment id
         id: String,
+        /// Print the OpenAPI description that it had when it went live
+        #[arg(long)]
+        openapi: bool,
     },
     /// Show a deployment's build output
     Logs(LogsArgs),

@@ -1,6 +1,6 @@
 //! A deployment with its attempts and their steps, for people.
 
-use launchway_proto::ctrl::v1::{Deployment, DeploymentStep, Failure as Failed};
+use launchway_proto::ctrl::v1::{Deployment, DeploymentStep, Failure as Failed, GetOpenapiRequest};
 use serde_json::json;
 
 use super::{
@@ -11,6 +11,25 @@ use super::{
     render::{emit, failed_text, print, table},
     time::{ago, clock, duration, now_ms},
 };
+
+/// The description as the application served it.
+pub(super) async fn openapi(global: &Global, id: &str) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
+    let found = api.deployments.get_openapi(GetOpenapiRequest { deployment_id: id.to_owned() });
+    let found = found.await.map_err(|status| Failure::of_call(&status))?.into_inner();
+    if found.description.is_empty() {
+        let message = format!(
+            "deployment {id} has no OpenAPI description: the application answers with one at /openapi.yaml \
+             or /openapi.json when it goes live"
+        );
+        return Err(Failure::new(Exit::Refused, message));
+    }
+    match global.json {
+        true => emit(&json!({"type": "result", "openapi": found.description})),
+        false => print(found.description.trim_end()),
+    }
+    Ok(Exit::Success)
+}
 
 pub(super) async fn inspect(global: &Global, id: &str) -> Result<Exit, Failure> {
     let mut api = connect(global).await?;

@@ -7,10 +7,11 @@ use launchway_proto::ctrl::v1::{
     self as proto, CancelDeploymentRequest, CancelDeploymentResponse, CreateDeploymentRequest,
     CreateDeploymentResponse, DeploymentEvent, ExplainDeploymentRequest, ExplainDeploymentResponse,
     GetDeploymentRequest, GetDeploymentResponse, GetJournalRequest, GetJournalResponse,
-    ListDeploymentsRequest, ListDeploymentsResponse, PromoteRequest, PromoteResponse,
-    RedeployRequest, RetryDeploymentRequest, RetryDeploymentResponse, RollbackRequest,
-    RollbackResponse, StreamBuildLogsRequest, WatchDeploymentRequest,
-    create_deployment_request::Source, deployment_service_server::DeploymentService,
+    GetOpenapiRequest, GetOpenapiResponse, ListDeploymentsRequest, ListDeploymentsResponse,
+    PromoteRequest, PromoteResponse, RedeployRequest, RetryDeploymentRequest,
+    RetryDeploymentResponse, RollbackRequest, RollbackResponse, StreamBuildLogsRequest,
+    WatchDeploymentRequest, create_deployment_request::Source,
+    deployment_service_server::DeploymentService,
 };
 use launchway_workflows::{
     ids::DeploymentId,
@@ -195,6 +196,15 @@ impl DeploymentService for Control {
         request: Request<GetJournalRequest>,
     ) -> Result<Response<GetJournalResponse>, Status> {
         Ok(Response::new(journal::get(self, request.into_inner()).await?))
+    }
+
+    async fn get_openapi(
+        &self,
+        request: Request<GetOpenapiRequest>,
+    ) -> Result<Response<GetOpenapiResponse>, Status> {
+        let id = self.find(&request.into_inner().deployment_id).await?.id;
+        let description = self.store.openapi(&id).await.map_err(unavailable)?.unwrap_or_default();
+        Ok(Response::new(GetOpenapiResponse { description }))
     }
 
     async fn explain_deployment(

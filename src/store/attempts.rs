@@ -158,6 +158,14 @@ impl Store {
         Ok(())
     }
 
+    /// The OpenAPI description that was found, if one was.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn openapi(&self, id: &DeploymentId) -> Result<Option<String>> {
+        get(&self.row(id, "SELECT openapi FROM deployments WHERE id = $1").await?, "openapi")
+    }
+
     pub(super) async fn namespace_of(&self, id: &DeploymentId) -> Result<Option<String>> {
         let row = sqlx::query("SELECT environment_id FROM deployments WHERE id = $1")
             .bind(id.as_str())

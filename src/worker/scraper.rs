@@ -76,3 +76,54 @@ impl OpenapiScraper for HttpScraper {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use axum::{Router, http::header, response::Redirect, routing::get};
+
+    use super::*;
+
+    async fn serve(app: Router) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move { axum::serve(listener, app).await.unwrap() });
+        address
+    }
+
+    async fn scraped(app: Router) -> Result<Option<String>, StepError> {
+        HttpScraper::new().scrape(&serve(app).await).await
+    }
+
+    #[tokio::test]
+    async fn a_description_is_found_as_yaml_or_as_json() {
+        let yaml = Router::new().route("/openapi.yaml", get(|| async { "openapi: 3.1.0" }));
+        assert_eq!(scraped(yaml).await.unwrap().as_deref(), Some("openapi: 3.1.0"));
+        let json = Router::new().route("/openapi.json", get(|| async { r#"{"openapi":"3.1.0"}"# }));
+        assert_eq!(scraped(json).await.unwrap().as_deref(), Some(r#"{"openapi":"3.1.0"}"#));
+    }
+
+    /// Checklist 5. Nothing but a description of the application itself is taken.
+    #[tokio::test]
+    async fn pages_redirects_and_what_is_too_large_are_no_descriptions() {
+        let page = get(|| async { ([(header::CONTENT_TYPE, "text/html")], "<p>openapi") });
+        assert_eq!(scraped(Router::new().fallback(page)).await.unwrap(), None);
+        let secret = serve(Router::new().fallback(get(|| async { "openapi: internal" }))).await;
+        let away = Redirect::temporary(&format!("http://{secret}/openapi.yaml"));
+        let redirecting = Router::new().fallback(get(move || async move { away }));
+        assert_eq!(scraped(redirecting).await.unwrap(), None);
+        let large = format!("openapi: {}", "x".repeat(MAX_BYTES));
+        let endless = Router::new().fallback(get(move || async move { large }));
+        assert_eq!(scraped(endless).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_application_that_does_not_answer_is_given_up_within_its_limit() {
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let begun = Instant::now();
+        let gone = HttpScraper::new().scrape(&silent.local_addr().unwrap().to_string()).await;
+        assert!(!matches!(gone, Ok(Some(_))), "{gone:?}");
+        assert!(begun.elapsed() < LIMIT * 2, "{:?}", begun.elapsed());
+    }
+}

@@ -168,3 +168,24 @@ fn services_of_one_environment_reach_each_other_by_name_only_there() {
     assert_eq!(fetch(&id(&shop), "shop"), "shop");
     assert_eq!(fetch(&id(&other), "shop"), "");
 }
+
+/// It is read once the deployment is live, and never fails it.
+#[test]
+fn the_openapi_description_of_an_application_is_kept() {
+    let here = Installation::start();
+    let has = App::new(
+        "described",
+        r#"RUN ["/bin/busybox", "sh", "-c", "echo openapi: 3.1.0 > /www/openapi.yaml"]"#,
+    );
+    let result = here.deploy(has.path(), &["--project", "shop"]);
+    let id = result["deployment_id"].as_str().unwrap();
+    let found = eventually("it is read", || {
+        let output = here.run(&["inspect", id, "--openapi"]);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+    });
+    assert_eq!(found, "openapi: 3.1.0\n");
+    let without = here.deploy(App::new("plain", "").path(), &["--project", "shop"]);
+    let id = without["deployment_id"].as_str().unwrap();
+    let refused = here.run(&["inspect", id, "--openapi"]);
+    assert_eq!(refused.status.code(), Some(9), "{}", text(&refused));
+}
