@@ -104,7 +104,11 @@ impl RouteFeed {
         let mut present = Some(HashMap::new());
         while let Some(change) = changes.next().await {
             let change = change?;
-            let ready = change.instances.into_iter().filter(|instance| instance.ready);
+            // A process without a port has no address and gets no requests.
+            let ready = change
+                .instances
+                .into_iter()
+                .filter(|instance| instance.ready && !instance.address.is_empty());
             let addresses: Vec<String> = ready.map(|instance| instance.address).collect();
             match (change.deployment_id, &mut present) {
                 (None, _) => {

@@ -4,11 +4,17 @@
 mod backend;
 mod client;
 mod docker;
+mod merge;
 mod probe;
+mod request;
 mod server;
 mod table;
+mod turns;
 
-pub use backend::{Backend, BackendError, InstanceSpec};
+pub use backend::{
+    Backend, BackendError, Check, ExecSpec, Feed, Health, InstanceSpec, Label, LogQuery, Port,
+    ProcessSpec, TaskSpec,
+};
 pub use client::{InstancesOf, KraneClient};
 pub use docker::{DockerBackend, DockerSettings};
 pub use server::KraneService;

@@ -2,14 +2,18 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures::{Stream, StreamExt, stream};
+use futures::{
+    Stream, StreamExt,
+    stream::{self, BoxStream},
+};
 use launchway_proto::krane::v1::{
     CreateDeploymentRequest, CreateDeploymentResponse, DeleteDeploymentRequest,
-    DeleteDeploymentResponse, DeleteTaskRequest, DeleteTaskResponse, DeploymentRequest,
-    DeploymentStatus, ExecInput, ExecOutput, GetDeploymentRequest, GetDeploymentResponse,
-    InstancesChanged, ListDeploymentsRequest, ListDeploymentsResponse, LogLine, RunTaskRequest,
-    StreamLogsRequest, TaskEvent, WatchInstancesRequest,
+    DeleteDeploymentResponse, DeleteTaskRequest, DeleteTaskResponse, DeploymentStatus, ExecInput,
+    ExecOutput, GetDeploymentRequest, GetDeploymentResponse, InstancesChanged,
+    ListDeploymentsRequest, ListDeploymentsResponse, LogLine, RunTaskRequest, StreamLogsRequest,
+    TaskEvent, WatchInstancesRequest,
     deployment_service_server::{DeploymentService, DeploymentServiceServer},
+    exec_input,
 };
 use launchway_workflows::ids::DeploymentId;
 use tokio::sync::broadcast::error::RecvError;
@@ -17,12 +21,15 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
-    backend::{Backend, BackendError, Health, InstanceSpec},
+    backend::{Backend, BackendError, Feed},
+    request,
     table::{Instances, Table},
 };
 
-/// Instances of one deployment.
-const MAX_REPLICAS: u32 = 100;
+/// Longest wait for the first reading of the engine.
+const SYNC: Duration = Duration::from_secs(10);
+/// Longest wait for an exec's first message.
+const EXEC_START: Duration = Duration::from_secs(10);
 
 /// The service over any backend.
 pub struct KraneService {
@@ -33,6 +40,13 @@ impl KraneService {
     /// Ready to be added to a server.
     pub fn server(backend: Arc<dyn Backend>) -> DeploymentServiceServer<Self> {
         DeploymentServiceServer::new(Self { backend })
+    }
+
+    /// Which instances there are must be known before one is looked for.
+    async fn synced(&self) -> Result<(), Status> {
+        tokio::time::timeout(SYNC, self.backend.table().synced())
+            .await
+            .map_err(|_| Status::unavailable("the container engine does not answer"))
     }
 }
 
@@ -47,11 +61,11 @@ impl DeploymentService for KraneService {
 
     async fn create_deployment(
         &self,
-        request: Request<CreateDeploymentRequest>,
+        wanted: Request<CreateDeploymentRequest>,
     ) -> Result<Response<CreateDeploymentResponse>, Status> {
-        let wanted = request.into_inner().deployment;
+        let wanted = wanted.into_inner().deployment;
         let wanted = wanted.ok_or_else(|| Status::invalid_argument("deployment is missing"))?;
-        let spec = spec_of(wanted)?;
+        let spec = request::instances(wanted)?;
         self.backend.apply(&spec).await.map_err(status)?;
         let status = DeploymentStatus::Pending.into();
         Ok(Response::new(CreateDeploymentResponse { status }))
@@ -59,72 +73,101 @@ impl DeploymentService for KraneService {
 
     async fn get_deployment(
         &self,
-        request: Request<GetDeploymentRequest>,
+        wanted: Request<GetDeploymentRequest>,
     ) -> Result<Response<GetDeploymentResponse>, Status> {
-        let id = id_of(&request.into_inner().deployment_id)?;
+        let id = request::deployment_id(&wanted.into_inner().deployment_id)?;
         let instances = self.backend.get(&id).await.map_err(status)?;
         Ok(Response::new(GetDeploymentResponse { instances }))
     }
 
     async fn delete_deployment(
         &self,
-        request: Request<DeleteDeploymentRequest>,
+        wanted: Request<DeleteDeploymentRequest>,
     ) -> Result<Response<DeleteDeploymentResponse>, Status> {
-        let id = id_of(&request.into_inner().deployment_id)?;
+        let id = request::deployment_id(&wanted.into_inner().deployment_id)?;
         self.backend.delete(&id).await.map_err(status)?;
         Ok(Response::new(DeleteDeploymentResponse {}))
     }
 
     async fn watch_instances(
         &self,
-        request: Request<WatchInstancesRequest>,
+        wanted: Request<WatchInstancesRequest>,
     ) -> Result<Response<Changes>, Status> {
-        let id = request.into_inner().deployment_id;
+        let id = wanted.into_inner().deployment_id;
         let table = Arc::clone(self.backend.table());
         // What is not known yet must not look like "there are none".
         table.synced().await;
         if id.is_empty() {
             return Ok(Response::new(watch_all(table)));
         }
-        let id = id_of(&id)?;
+        let id = request::deployment_id(&id)?;
         let changes = WatchStream::new(table.watch(&id));
         Ok(Response::new(changes.map(move |instances| Ok(changed(&id, instances))).boxed()))
     }
 
     async fn stream_logs(
         &self,
-        _request: Request<StreamLogsRequest>,
+        wanted: Request<StreamLogsRequest>,
     ) -> Result<Response<Self::StreamLogsStream>, Status> {
-        Err(Status::unimplemented("runtime logs are not offered yet; use `docker logs`"))
+        let query = request::logs(wanted.get_ref())?;
+        self.synced().await?;
+        Ok(Response::new(answers(self.backend.logs(query).await)?))
     }
 
     async fn run_task(
         &self,
-        _request: Request<RunTaskRequest>,
+        wanted: Request<RunTaskRequest>,
     ) -> Result<Response<Self::RunTaskStream>, Status> {
-        Err(Status::unimplemented("tasks are not offered yet"))
+        let spec = request::task(wanted.into_inner())?;
+        Ok(Response::new(answers(self.backend.run_task(spec).await)?))
     }
 
     async fn delete_task(
         &self,
-        _request: Request<DeleteTaskRequest>,
+        wanted: Request<DeleteTaskRequest>,
     ) -> Result<Response<DeleteTaskResponse>, Status> {
-        Err(Status::unimplemented("tasks are not offered yet"))
+        let wanted = wanted.into_inner();
+        let id = request::deployment_id(&wanted.deployment_id)?;
+        let task = request::label("task_id", &wanted.task_id)?;
+        self.backend.delete_task(&id, &task).await.map_err(status)?;
+        Ok(Response::new(DeleteTaskResponse {}))
     }
 
     async fn exec(
         &self,
-        _request: Request<Streaming<ExecInput>>,
+        wanted: Request<Streaming<ExecInput>>,
     ) -> Result<Response<Self::ExecStream>, Status> {
-        Err(Status::unimplemented("commands in instances are not offered yet"))
+        let mut messages = wanted.into_inner();
+        let first = tokio::time::timeout(EXEC_START, messages.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("no start came within 10 s"))??;
+        let Some(exec_input::Input::Start(start)) = first.and_then(|first| first.input) else {
+            return Err(Status::invalid_argument("the first message must be `start`"));
+        };
+        let spec = request::exec(start)?;
+        let input = messages.take_while(|message| std::future::ready(message.is_ok()));
+        let input = input
+            .filter_map(|message| std::future::ready(message.ok().and_then(|one| one.input)))
+            .boxed();
+        self.synced().await?;
+        let output = answers(self.backend.exec(spec, input).await)?;
+        let output = output.map(|output| Ok(ExecOutput { output: Some(output?) }));
+        Ok(Response::new(output.boxed()))
     }
 
     async fn list_deployments(
         &self,
-        _request: Request<ListDeploymentsRequest>,
+        wanted: Request<ListDeploymentsRequest>,
     ) -> Result<Response<ListDeploymentsResponse>, Status> {
-        Err(Status::unimplemented("left-overs are not listed yet"))
+        let found = self.backend.list(wanted.get_ref().sizes).await.map_err(status)?;
+        Ok(Response::new(ListDeploymentsResponse { found }))
     }
+}
+
+/// A backend's feed as a stream of the API.
+fn answers<T: Send + 'static>(
+    feed: Result<Feed<T>, BackendError>,
+) -> Result<BoxStream<'static, Result<T, Status>>, Status> {
+    Ok(feed.map_err(status)?.map(|item| item.map_err(status)).boxed())
 }
 
 fn watch_all(table: Arc<Table>) -> Changes {
@@ -156,61 +199,14 @@ fn changed(id: &DeploymentId, known: Instances) -> InstancesChanged {
     }
 }
 
-fn id_of(text: &str) -> Result<DeploymentId, Status> {
-    text.parse().map_err(|error| Status::invalid_argument(format!("deployment_id: {error}")))
-}
-
-fn spec_of(wanted: DeploymentRequest) -> Result<InstanceSpec, Status> {
-    let invalid = |text: String| Status::invalid_argument(text);
-    let health = wanted.health.unwrap_or_default();
-    let or = |value: u32, default: u64| match value {
-        0 => Duration::from_millis(default),
-        millis => Duration::from_millis(u64::from(millis)),
-    };
-    let path = if health.path.is_empty() { "/".to_owned() } else { health.path };
-    if !path.starts_with('/') {
-        return Err(invalid(format!("health.path `{path}` must begin with `/`")));
-    }
-    if wanted.image.is_empty() {
-        return Err(invalid("image is empty: give a reference or a local image's id".to_owned()));
-    }
-    if wanted.replicas > MAX_REPLICAS {
-        return Err(invalid(format!(
-            "replicas {} is over the limit of {MAX_REPLICAS}",
-            wanted.replicas
-        )));
-    }
-    Ok(InstanceSpec {
-        deployment_id: id_of(&wanted.deployment_id)?,
-        namespace: wanted
-            .namespace
-            .parse()
-            .map_err(|error| invalid(format!("namespace: {error}")))?,
-        project_id: wanted.project_id,
-        service_name: wanted.service_name,
-        image: wanted.image,
-        replicas: wanted.replicas.max(1),
-        env: wanted.env.into_iter().collect(),
-        port: u16::try_from(wanted.port)
-            .map_err(|_| invalid(format!("port {} is over 65535", wanted.port)))?,
-        cpu_millicores: wanted.cpu_millicores,
-        memory_mib: wanted.memory_size_mib,
-        stop_grace: Duration::from_secs(match wanted.stop_grace_seconds {
-            0 => 10,
-            seconds => u64::from(seconds.min(60)),
-        }),
-        health: Health {
-            path,
-            timeout: or(health.timeout_ms, 2000),
-            interval: or(health.interval_ms, 500),
-        },
-    })
-}
-
 fn status(error: BackendError) -> Status {
     match error {
         BackendError::ImageUnavailable { .. } => Status::not_found(error.to_string()),
-        BackendError::Rejected(_) => Status::failed_precondition(error.to_string()),
+        BackendError::Rejected(_) | BackendError::NotRunning(_) => {
+            Status::failed_precondition(error.to_string())
+        }
+        BackendError::UnknownTask(_) => Status::not_found(error.to_string()),
+        BackendError::Unsupported(_) => Status::unimplemented(error.to_string()),
         BackendError::Unavailable(_) => Status::unavailable(error.to_string()),
     }
 }

@@ -1,18 +1,22 @@
 //! What a container of ours looks like.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::{BTreeMap, HashMap};
 
 use bollard::{
     models::{
-        ContainerCreateBody, ContainerSummary, ContainerSummaryStateEnum, EndpointSettings,
-        HostConfig, HostConfigLogConfig, NetworkingConfig, PortBinding,
+        ContainerCreateBody, EndpointSettings, HostConfig, HostConfigLogConfig, NetworkingConfig,
+        PortBinding,
     },
     query_parameters::{CreateContainerOptions, CreateContainerOptionsBuilder},
 };
-use launchway_workflows::ids::DeploymentId;
+use launchway_workflows::{app::WEB, ids::DeploymentId};
 use sha2::{Digest, Sha256};
 
-use crate::krane::backend::{Health, InstanceSpec};
+use super::{
+    image::Image,
+    labels::{self, Own},
+};
+use crate::krane::backend::{InstanceSpec, Label, ProcessSpec, TaskSpec};
 
 /// Processes and threads of one container: far above what applications use,
 /// far below what brings a host down.
@@ -22,84 +26,103 @@ const PIDS_LIMIT: i64 = 4096;
 const CAPABILITIES: [&str; 6] =
     ["CHOWN", "DAC_OVERRIDE", "FOWNER", "SETGID", "SETUID", "NET_BIND_SERVICE"];
 
-/// Names of our labels.
-pub(super) struct Labels;
+/// A container that is wanted.
+pub(super) struct Wanted<'s> {
+    spec: &'s InstanceSpec,
+    pub(super) process: &'s ProcessSpec,
+    pub(super) replica: u32,
+    image: &'s Image,
+    digest: String,
+}
 
-impl Labels {
-    const OWNER: &str = "launchway.owner";
-    const DEPLOYMENT: &str = "launchway.deployment";
-    const PROJECT: &str = "launchway.project";
-    const ENVIRONMENT: &str = "launchway.environment";
-    const REPLICA: &str = "launchway.replica";
-    const SPEC: &str = "launchway.spec";
-    const PORT: &str = "launchway.port";
-    const GRACE: &str = "launchway.stop-grace";
-    const HEALTH_PATH: &str = "launchway.health.path";
-    const HEALTH_TIMEOUT: &str = "launchway.health.timeout-ms";
-    const HEALTH_INTERVAL: &str = "launchway.health.interval-ms";
-
-    pub(super) fn owner(owner: &str) -> String {
-        format!("{}={owner}", Self::OWNER)
-    }
-
-    pub(super) fn deployment(id: &DeploymentId) -> String {
-        format!("{}={id}", Self::DEPLOYMENT)
-    }
-
-    pub(super) fn deployment_in(labels: &HashMap<String, String>) -> Option<DeploymentId> {
-        labels.get(Self::DEPLOYMENT)?.parse().ok()
-    }
-
-    pub(super) fn namespace_of(container: &ContainerSummary) -> Option<String> {
-        label(container, Self::ENVIRONMENT).map(str::to_owned)
-    }
-
-    pub(super) fn deployment_of(container: &ContainerSummary) -> Option<DeploymentId> {
-        label(container, Self::DEPLOYMENT)?.parse().ok()
-    }
-
-    pub(super) fn port(container: &ContainerSummary) -> Option<u16> {
-        label(container, Self::PORT)?.parse().ok()
-    }
-
-    /// Seconds from SIGTERM to SIGKILL.
-    pub(super) fn grace(container: &ContainerSummary) -> i32 {
-        label(container, Self::GRACE).and_then(|text| text.parse().ok()).unwrap_or(10)
-    }
-
-    pub(super) fn health(container: &ContainerSummary) -> Health {
-        let millis = |name, default| {
-            let text = label(container, name).and_then(|text| text.parse().ok());
-            Duration::from_millis(text.unwrap_or(default))
+impl<'s> Wanted<'s> {
+    /// All containers of the spec.
+    pub(super) fn all(spec: &'s InstanceSpec, image: &'s Image) -> Vec<Self> {
+        let of_process = |process: &'s ProcessSpec| {
+            let digest = digest(spec, process, image);
+            (0..process.replicas).map(move |replica| Self {
+                spec,
+                process,
+                replica,
+                image,
+                digest: digest.clone(),
+            })
         };
-        Health {
-            path: label(container, Self::HEALTH_PATH).unwrap_or("/").to_owned(),
-            timeout: millis(Self::HEALTH_TIMEOUT, 2000),
-            interval: millis(Self::HEALTH_INTERVAL, 500),
+        spec.processes.iter().flat_map(of_process).collect()
+    }
+
+    /// The container is what is wanted.
+    pub(super) fn is(&self, own: &Own) -> bool {
+        own.process == self.process.name.as_str()
+            && own.replica == self.replica
+            && own.spec == self.digest
+    }
+
+    /// With the hash, so that an old and a new one can be there at once.
+    pub(super) fn name(&self) -> String {
+        let place = place(&self.spec.deployment_id, &self.process.name, self.replica);
+        format!("{place}-{}", &self.digest[..8])
+    }
+
+    /// The request that makes it.
+    pub(super) fn request(
+        &self,
+        owner: &str,
+        network: &str,
+    ) -> (CreateContainerOptions, ContainerCreateBody) {
+        let port = self.process.port.number(self.image.exposed);
+        let mut env = variables(&self.spec.env);
+        if let Some(port) = port.filter(|_| !self.spec.env.contains_key("PORT")) {
+            env.push(format!("PORT={port}"));
         }
+        let mut host = host_config(network, self.process.cpu_millicores, self.process.memory_mib);
+        host.port_bindings = port.map(published);
+        let aliases = alias(self.spec, self.process).map(|alias| vec![alias]);
+        let labels =
+            labels::of_instance(self.spec, self.process, port, owner, self.replica, &self.digest);
+        let body = ContainerCreateBody {
+            image: Some(self.image.id.clone()),
+            cmd: Some(self.process.command.clone()).filter(|command| !command.is_empty()),
+            env: Some(env),
+            labels: Some(labels),
+            exposed_ports: port.map(|port| vec![format!("{port}/tcp")]),
+            stop_signal: self.spec.stop_signal.clone(),
+            host_config: Some(host),
+            networking_config: Some(networking(network, aliases)),
+            ..ContainerCreateBody::default()
+        };
+        (CreateContainerOptionsBuilder::new().name(&self.name()).build(), body)
     }
 }
 
-fn label<'a>(container: &'a ContainerSummary, name: &str) -> Option<&'a str> {
-    container.labels.as_ref()?.get(name).map(String::as_str)
+/// A replica of a process, whatever it is made from.
+pub(super) fn place(id: &DeploymentId, process: &Label, replica: u32) -> String {
+    format!("launchway-{}-{process}-{replica}", id.as_str().replace('_', "-"))
 }
 
-/// The replica a container is, when it is what `spec` wants and runs or may
-/// still be started. One that has ended is made anew.
-pub(super) fn existing_replica(container: &ContainerSummary, spec: &InstanceSpec) -> Option<u32> {
-    let replica: u32 = label(container, Labels::REPLICA)?.parse().ok()?;
-    let same = label(container, Labels::SPEC)? == digest(spec);
-    let running = container.state == Some(ContainerSummaryStateEnum::RUNNING);
-    (same && running && replica < spec.replicas).then_some(replica)
+/// `web` has the service's name, the others add their own.
+fn alias(spec: &InstanceSpec, process: &ProcessSpec) -> Option<String> {
+    match (spec.service_name.as_str(), process.name.as_str()) {
+        ("", _) => None,
+        (service, WEB) => Some(service.to_owned()),
+        (service, process) => Some(format!("{service}-{process}")),
+    }
 }
 
 /// Hash of everything that cannot be changed in a running container.
-fn digest(spec: &InstanceSpec) -> String {
-    let health = format!("{:?}", spec.health);
-    let limits = format!("{}/{}", spec.cpu_millicores, spec.memory_mib);
+fn digest(spec: &InstanceSpec, process: &ProcessSpec, image: &Image) -> String {
+    let shape = format!(
+        "{:?}/{}/{}/{:?}/{:?}/{:?}/{:?}",
+        process.port.number(image.exposed),
+        process.cpu_millicores,
+        process.memory_mib,
+        process.health,
+        process.command,
+        spec.stop_signal,
+        spec.stop_grace,
+    );
     let mut hash = Sha256::new();
-    let port = spec.port.to_string();
-    let texts = [&spec.image, &port, &limits, &health, &spec.service_name];
+    let texts = [&image.id, &shape, &spec.service_name];
     let env = spec.env.iter().flat_map(|(name, value)| [name, value]);
     for text in texts.into_iter().chain(env) {
         hash.update(text.len().to_le_bytes());
@@ -108,67 +131,58 @@ fn digest(spec: &InstanceSpec) -> String {
     hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The request that makes a replica.
-pub(super) fn wanted(
-    spec: &InstanceSpec,
+/// The name of a task's container: that it exists is the record of its start.
+pub(super) fn task_name(id: &DeploymentId, task: &Label) -> String {
+    format!("launchway-{}-task-{task}", id.as_str().replace('_', "-"))
+}
+
+/// The request that makes a task's container.
+pub(super) fn task_request(
+    spec: &TaskSpec,
     owner: &str,
     network: &str,
-    replica: u32,
+    image: &Image,
 ) -> (CreateContainerOptions, ContainerCreateBody) {
-    let name = format!("launchway-{}-{replica}", spec.deployment_id.as_str().replace('_', "-"));
-    let port = format!("{}/tcp", spec.port);
-    let mut env: Vec<String> =
-        spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
-    if !spec.env.contains_key("PORT") {
-        env.push(format!("PORT={}", spec.port));
-    }
-    let aliases = Some(vec![spec.service_name.clone()]).filter(|_| !spec.service_name.is_empty());
-    let endpoint = EndpointSettings { aliases, ..EndpointSettings::default() };
+    let name = task_name(&spec.deployment_id, &spec.task_id);
+    let command = Some(spec.command.clone()).filter(|command| !command.is_empty());
+    let (entrypoint, cmd) = if spec.replace_entrypoint { (command, None) } else { (None, command) };
     let body = ContainerCreateBody {
-        image: Some(spec.image.clone()),
-        env: Some(env),
-        labels: Some(labels(spec, owner, replica)),
-        exposed_ports: Some(vec![port.clone()]),
-        host_config: Some(host_config(spec, network, port)),
-        networking_config: Some(NetworkingConfig {
-            endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])),
-        }),
+        image: Some(image.id.clone()),
+        entrypoint,
+        cmd,
+        env: Some(variables(&spec.env)),
+        labels: Some(labels::of_task(spec, owner)),
+        host_config: Some(host_config(network, spec.cpu_millicores, spec.memory_mib)),
+        networking_config: Some(networking(network, None)),
         ..ContainerCreateBody::default()
     };
     (CreateContainerOptionsBuilder::new().name(&name).build(), body)
 }
 
-fn labels(spec: &InstanceSpec, owner: &str, replica: u32) -> HashMap<String, String> {
-    [
-        (Labels::OWNER, owner.to_owned()),
-        (Labels::DEPLOYMENT, spec.deployment_id.to_string()),
-        (Labels::PROJECT, spec.project_id.clone()),
-        (Labels::ENVIRONMENT, spec.namespace.to_string()),
-        (Labels::REPLICA, replica.to_string()),
-        (Labels::SPEC, digest(spec)),
-        (Labels::PORT, spec.port.to_string()),
-        (Labels::GRACE, spec.stop_grace.as_secs().to_string()),
-        (Labels::HEALTH_PATH, spec.health.path.clone()),
-        (Labels::HEALTH_TIMEOUT, spec.health.timeout.as_millis().to_string()),
-        (Labels::HEALTH_INTERVAL, spec.health.interval.as_millis().to_string()),
-    ]
-    .into_iter()
-    .map(|(name, value)| (name.to_owned(), value))
-    .collect()
+fn variables(env: &BTreeMap<String, String>) -> Vec<String> {
+    env.iter().map(|(name, value)| format!("{name}={value}")).collect()
+}
+
+fn networking(network: &str, aliases: Option<Vec<String>>) -> NetworkingConfig {
+    let endpoint = EndpointSettings { aliases, ..EndpointSettings::default() };
+    NetworkingConfig { endpoints_config: Some(HashMap::from([(network.to_owned(), endpoint)])) }
+}
+
+/// On loopback, at a port that the engine chooses.
+fn published(port: u16) -> HashMap<String, Option<Vec<PortBinding>>> {
+    let loopback =
+        PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(String::new()) };
+    HashMap::from([(format!("{port}/tcp"), Some(vec![loopback]))])
 }
 
 /// No restart policy: an instance that ends before it is ready must be seen.
 /// It is set once the instance is ready.
-fn host_config(spec: &InstanceSpec, network: &str, port: String) -> HostConfig {
-    let loopback =
-        PortBinding { host_ip: Some("127.0.0.1".to_owned()), host_port: Some(String::new()) };
+fn host_config(network: &str, cpu_millicores: u32, memory_mib: u64) -> HostConfig {
     let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
     HostConfig {
         network_mode: Some(network.to_owned()),
-        port_bindings: Some(HashMap::from([(port, Some(vec![loopback]))])),
-        nano_cpus: (spec.cpu_millicores > 0).then(|| i64::from(spec.cpu_millicores) * 1_000_000),
-        memory: (spec.memory_mib > 0)
-            .then(|| i64::try_from(spec.memory_mib << 20).unwrap_or(i64::MAX)),
+        nano_cpus: (cpu_millicores > 0).then(|| i64::from(cpu_millicores) * 1_000_000),
+        memory: (memory_mib > 0).then(|| i64::try_from(memory_mib << 20).unwrap_or(i64::MAX)),
         pids_limit: Some(PIDS_LIMIT),
         cap_drop: Some(owned(&["ALL"])),
         cap_add: Some(owned(&CAPABILITIES)),

@@ -1,17 +1,22 @@
 //! krane on a Docker engine.
 
+mod apply;
 mod containers;
+mod exec;
+mod found;
+mod image;
+mod labels;
+mod logs;
 mod monitor;
 mod networks;
 mod observe;
+mod output;
+mod probing;
+mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bollard::{
@@ -19,30 +24,26 @@ use bollard::{
     errors::Error,
     models::ContainerSummary,
     query_parameters::{
-        CreateImageOptionsBuilder, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
-        StopContainerOptionsBuilder,
+        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
-use futures::{StreamExt, future::try_join_all};
-use launchway_proto::krane::v1::Instance;
-use launchway_workflows::ids::DeploymentId;
+use futures::stream::BoxStream;
+use launchway_proto::krane::v1::{Found, Instance, LogLine, TaskEvent, exec_input, exec_output};
+use launchway_workflows::ids::{DeploymentId, EnvironmentId};
 
 use crate::registry::Login;
 
 use super::{
-    backend::{Backend, BackendError, InstanceSpec},
-    probe::Prober,
+    backend::{Backend, BackendError, ExecSpec, Feed, InstanceSpec, Label, LogQuery, TaskSpec},
     table::Table,
+    turns::Turns,
 };
-use containers::{Labels, existing_replica};
+use labels::Own;
 use monitor::Monitor;
+use tasks::Tasks;
 
 /// Longest single call of the engine's API, a stop's grace included.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(120);
-/// Longest pull of an image.
-const PULL_LIMIT: Duration = Duration::from_secs(540);
-/// A port that nobody named.
-const DEFAULT_PORT: u16 = 8080;
 
 /// Settings of the backend.
 #[derive(Debug, Clone)]
@@ -61,8 +62,9 @@ pub struct DockerBackend {
     login: Option<Login>,
     table: Arc<Table>,
     monitor: Monitor,
-    /// One apply or delete of a deployment at a time.
-    turns: Arc<Mutex<HashMap<DeploymentId, Arc<tokio::sync::Mutex<()>>>>>,
+    tasks: Tasks,
+    /// One apply or delete of a deployment, or start of a task, at a time.
+    turns: Arc<Turns<DeploymentId>>,
     /// One network is made at a time.
     networks: Arc<tokio::sync::Mutex<()>>,
 }
@@ -74,139 +76,26 @@ impl DockerBackend {
     /// # Errors
     /// `DOCKER_HOST` cannot be read.
     pub fn start(settings: DockerSettings) -> Result<Self, Error> {
+        let DockerSettings { owner, login } = settings;
         let docker = Docker::connect_with_defaults()?.with_timeout(ENGINE_TIMEOUT);
         let table = Arc::new(Table::default());
-        let monitor = Monitor::start(
-            docker.clone(),
-            settings.owner.clone(),
-            Arc::clone(&table),
-            Prober::new(),
-        );
-        Ok(Self {
-            docker,
-            owner: settings.owner,
-            login: settings.login,
-            table,
-            monitor,
-            turns: Arc::default(),
-            networks: Arc::default(),
-        })
+        let tasks = Tasks::new(docker.clone(), owner.clone());
+        let monitor =
+            Monitor::start(docker.clone(), owner.clone(), Arc::clone(&table), tasks.clone());
+        let (turns, networks) = (Arc::default(), Arc::default());
+        Ok(Self { docker, owner, login, table, monitor, tasks, turns, networks })
     }
 
-    async fn turn(&self, id: &DeploymentId) -> tokio::sync::OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
-            Arc::clone(turns.entry(id.clone()).or_default())
-        };
-        turn.lock_owned().await
-    }
-
-    async fn containers_of(
-        &self,
-        id: &DeploymentId,
-    ) -> Result<Vec<ContainerSummary>, BackendError> {
-        list(&self.docker, &[Labels::owner(&self.owner), Labels::deployment(id)]).await
-    }
-
-    /// The image's id and the only port it exposes, pulling it where absent.
-    async fn image(&self, image: &str) -> Result<(String, Option<u16>), BackendError> {
-        let unavailable =
-            |reason: String| BackendError::ImageUnavailable { image: image.to_owned(), reason };
-        let found = match self.docker.inspect_image(image).await {
-            Ok(found) => found,
-            Err(error) if is_not_found(&error) && image.starts_with("sha256:") => {
-                return Err(unavailable("this engine does not have it".to_owned()));
-            }
-            Err(error) if is_not_found(&error) => {
-                self.pull(image).await.map_err(unavailable)?;
-                self.docker.inspect_image(image).await.map_err(|error| failed(&error))?
-            }
-            Err(error) => return Err(failed(&error)),
-        };
-        let exposed = found.config.and_then(|config| config.exposed_ports).unwrap_or_default();
-        let mut ports = exposed.iter().filter_map(|port| port.strip_suffix("/tcp")?.parse().ok());
-        let only = ports.next().filter(|_| ports.next().is_none());
-        Ok((found.id.unwrap_or_else(|| image.to_owned()), only))
-    }
-
-    async fn pull(&self, image: &str) -> Result<(), String> {
-        let options = CreateImageOptionsBuilder::new().from_image(image).build();
-        let credentials = self.login.as_ref().filter(|login| login.is_for(host_of(image)));
-        let credentials = credentials.map(Login::for_engine);
-        let mut progress = self.docker.create_image(Some(options), None, credentials);
-        let pulling = async {
-            while let Some(message) = progress.next().await {
-                message.map_err(|error| error.to_string())?;
-            }
-            Ok(())
-        };
-        match tokio::time::timeout(PULL_LIMIT, pulling).await {
-            Ok(result) => result,
-            Err(_) => Err(format!("the pull did not end within {} s", PULL_LIMIT.as_secs())),
-        }
-    }
-
-    async fn start_replica(
-        &self,
-        spec: &InstanceSpec,
-        network: &str,
-        replica: u32,
-    ) -> Result<(), BackendError> {
-        let (options, body) = containers::wanted(spec, &self.owner, network, replica);
-        let name = options.name.clone().unwrap_or_default();
-        match self.docker.create_container(Some(options), body).await {
-            Ok(_) => {}
-            // An earlier run of this very apply got as far as creating it.
-            Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
-            Err(error) => return Err(failed(&error)),
-        }
-        self.docker.start_container(&name, None).await.map_err(|error| failed(&error))
-    }
-
-    async fn remove(&self, container: &ContainerSummary) -> Result<(), BackendError> {
-        let id = container.id.as_deref().unwrap_or_default();
-        let grace = Labels::grace(container);
-        let stop = StopContainerOptionsBuilder::new().t(grace).build();
-        if let Err(error) = self.docker.stop_container(id, Some(stop)).await
-            && !is_not_found(&error)
-            && !is_not_modified(&error)
-        {
-            return Err(failed(&error));
-        }
-        let remove = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
-        match self.docker.remove_container(id, Some(remove)).await {
-            Ok(()) => Ok(()),
-            Err(error) if is_not_found(&error) => Ok(()),
-            // Somebody else is removing it: that is what we want.
-            Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(()),
-            Err(error) => Err(failed(&error)),
-        }
+    async fn network(&self, namespace: &EnvironmentId) -> Result<String, BackendError> {
+        let _turn = self.networks.lock().await;
+        networks::ensure(&self.docker, &self.owner, namespace).await
     }
 }
 
 #[async_trait]
 impl Backend for DockerBackend {
     async fn apply(&self, spec: &InstanceSpec) -> Result<(), BackendError> {
-        let _turn = self.turn(&spec.deployment_id).await;
-        let (image, exposed) = self.image(&spec.image).await?;
-        let port = if spec.port == 0 { exposed.unwrap_or(DEFAULT_PORT) } else { spec.port };
-        let spec = InstanceSpec { image, port, ..spec.clone() };
-        let network = {
-            let _turn = self.networks.lock().await;
-            networks::ensure(&self.docker, &self.owner, &spec.namespace).await?
-        };
-        let present = self.containers_of(&spec.deployment_id).await?;
-        let kept: Vec<u32> =
-            present.iter().filter_map(|container| existing_replica(container, &spec)).collect();
-        let surplus =
-            present.iter().filter(|container| existing_replica(container, &spec).is_none());
-        try_join_all(surplus.map(|container| self.remove(container))).await?;
-        let missing = (0..spec.replicas).filter(|replica| !kept.contains(replica));
-        try_join_all(missing.map(|replica| self.start_replica(&spec, &network, replica))).await?;
-        self.monitor.refresh(&spec.deployment_id).await;
-        tracing::info!(deployment = %spec.deployment_id, replicas = spec.replicas, port, "applied");
-        Ok(())
+        self.apply_all(spec).await
     }
 
     async fn get(&self, id: &DeploymentId) -> Result<Vec<Instance>, BackendError> {
@@ -215,44 +104,109 @@ impl Backend for DockerBackend {
     }
 
     async fn delete(&self, id: &DeploymentId) -> Result<(), BackendError> {
-        let _turn = self.turn(id).await;
-        let present = self.containers_of(id).await?;
-        let namespaces: Vec<String> = present.iter().filter_map(Labels::namespace_of).collect();
-        try_join_all(present.iter().map(|container| self.remove(container))).await?;
-        if let Some(namespace) = namespaces.first() {
-            let _turn = self.networks.lock().await;
-            networks::remove_if_empty(&self.docker, &self.owner, namespace).await;
-        }
-        self.monitor.refresh(id).await;
-        tracing::info!(deployment = %id, instances = present.len(), "deleted");
-        Ok(())
+        self.delete_all(id).await
     }
 
     fn table(&self) -> &Arc<Table> {
         &self.table
     }
-}
 
-/// The registry of a reference; without one it is Docker's own.
-fn host_of(image: &str) -> &str {
-    match image.split_once('/') {
-        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => host,
-        _ => "docker.io",
+    async fn logs(&self, query: LogQuery) -> Result<Feed<LogLine>, BackendError> {
+        self.monitor.refresh(&query.deployment_id).await;
+        Ok(logs::read(&self.docker, &self.table, query))
+    }
+
+    async fn run_task(&self, spec: TaskSpec) -> Result<Feed<TaskEvent>, BackendError> {
+        let (id, task) = (&spec.deployment_id, &spec.task_id);
+        if let Some(started) = self.tasks.started(id, task).await? {
+            return Ok(self.tasks.follow(started, true, task));
+        }
+        if spec.join_only {
+            return Err(BackendError::UnknownTask(task.clone()));
+        }
+        let image = image::find(&self.docker, self.login.as_ref(), &spec.image, |_| {}).await?;
+        let _turn = self.turns.take(id).await;
+        if let Some(started) = self.tasks.started(id, task).await? {
+            return Ok(self.tasks.follow(started, true, task));
+        }
+        let network = self.network(&spec.namespace).await?;
+        let started = self.tasks.start(&spec, &image, &network).await?;
+        Ok(self.tasks.follow(started, false, task))
+    }
+
+    async fn delete_task(&self, id: &DeploymentId, task: &Label) -> Result<(), BackendError> {
+        self.tasks.delete(id, task).await
+    }
+
+    async fn exec(
+        &self,
+        spec: ExecSpec,
+        input: BoxStream<'static, exec_input::Input>,
+    ) -> Result<Feed<exec_output::Output>, BackendError> {
+        exec::run(&self.docker, &self.table, spec, input).await
+    }
+
+    async fn list(&self, sizes: bool) -> Result<Vec<Found>, BackendError> {
+        found::all(&self.docker, &self.owner, sizes).await
     }
 }
 
+fn filters(labels: &[String]) -> HashMap<String, Vec<String>> {
+    HashMap::from([("label".to_owned(), labels.to_vec())])
+}
+
 async fn list(docker: &Docker, labels: &[String]) -> Result<Vec<ContainerSummary>, BackendError> {
-    let filters = HashMap::from([("label", labels.to_vec())]);
-    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+    let options = ListContainersOptionsBuilder::new().all(true).filters(&filters(labels)).build();
     docker.list_containers(Some(options)).await.map_err(|error| failed(&error))
+}
+
+/// Those that are instances.
+fn own(containers: Vec<ContainerSummary>) -> Vec<(ContainerSummary, Own)> {
+    let own = containers.into_iter().filter_map(|container| {
+        let own = Own::of(container.labels.as_ref()?)?;
+        Some((container, own))
+    });
+    own.collect()
+}
+
+async fn instances_of(
+    docker: &Docker,
+    owner: &str,
+    id: &DeploymentId,
+) -> Result<Vec<(ContainerSummary, Own)>, BackendError> {
+    let wanted = [labels::owned_by(owner), labels::of_deployment(id), labels::INSTANCES.to_owned()];
+    Ok(own(list(docker, &wanted).await?))
+}
+
+/// Asks it to end, and kills it after so many seconds; one that is gone has.
+async fn stop(docker: &Docker, container: &str, grace: i32) -> Result<(), BackendError> {
+    let stop = StopContainerOptionsBuilder::new().t(grace).build();
+    match docker.stop_container(container, Some(stop)).await {
+        Ok(()) | Err(Error::DockerResponseServerError { status_code: 304 | 404, .. }) => Ok(()),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+async fn remove(docker: &Docker, container: &str) -> Result<(), BackendError> {
+    let remove = RemoveContainerOptionsBuilder::new().force(true).v(true).build();
+    match docker.remove_container(container, Some(remove)).await {
+        // 409: somebody else is removing it, which is what we want.
+        Ok(()) | Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+        Err(error) => Err(failed(&error)),
+    }
+}
+
+fn id_of(container: &ContainerSummary) -> &str {
+    container.id.as_deref().unwrap_or_default()
+}
+
+fn name_of(container: &ContainerSummary) -> String {
+    let names = container.names.as_deref().unwrap_or_default();
+    names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default()
 }
 
 fn is_not_found(error: &Error) -> bool {
     matches!(error, Error::DockerResponseServerError { status_code: 404, .. })
-}
-
-fn is_not_modified(error: &Error) -> bool {
-    matches!(error, Error::DockerResponseServerError { status_code: 304, .. })
 }
 
 fn failed(error: &Error) -> BackendError {

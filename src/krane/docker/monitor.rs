@@ -1,5 +1,5 @@
-//! Keeps the table true: follows the engine's events, probes what is not
-//! ready, and reads everything afresh after a restart of either side.
+//! Keeps the table true: follows the engine's events, has what is not ready
+//! asked, and reads everything afresh after a restart of either side.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -10,24 +10,26 @@ use std::{
 use bollard::{
     Docker,
     errors::Error,
-    models::{
-        ContainerSummary, ContainerSummaryStateEnum, ContainerUpdateBody, RestartPolicy,
-        RestartPolicyNameEnum,
-    },
+    models::{ContainerSummary, ContainerSummaryStateEnum, RestartPolicyNameEnum},
     query_parameters::EventsOptionsBuilder,
 };
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use launchway_proto::krane::v1::{DeploymentStatus, Instance};
 use launchway_workflows::ids::DeploymentId;
 
 use super::{
-    Labels, list,
-    observe::{Observed, observe},
+    id_of, instances_of,
+    labels::{self, Own},
+    list,
+    observe::{Observed, Run, observe},
+    probing::{ByRun, Probed, keep_only, key},
+    tasks::Tasks,
 };
 use crate::krane::{
-    BackendError,
-    probe::{Prober, pauses},
+    backend::BackendError,
+    probe::Prober,
     table::{Instances, Table},
+    turns::Turns,
 };
 
 /// Pause before the engine's events are asked for again.
@@ -35,41 +37,52 @@ const RECONNECT: Duration = Duration::from_millis(500);
 /// Longest wait for the first probes of adopted instances.
 const FIRST_PROBES: Duration = Duration::from_secs(3);
 const PROBE_CHECK: Duration = Duration::from_millis(5);
+/// Deployments that are read at once after a restart.
+const READERS: usize = 8;
 
-/// What the probes of a running container have found.
-#[derive(Default, Clone)]
-struct Probed {
-    ready: bool,
-    attempts: u32,
-    message: String,
+/// What the engine cannot be asked for.
+#[derive(Default)]
+pub(super) struct State {
+    /// What the checks of running instances have found.
+    pub(super) probed: HashMap<DeploymentId, ByRun>,
+    /// Names of containers by id.
+    pub(super) names: HashMap<String, String>,
+    /// Why krane has ended a container.
+    pub(super) verdicts: HashMap<String, String>,
+    /// Containers that are to get no requests any more.
+    pub(super) withdrawn: HashSet<String>,
+    /// Instances to come, whose image is being pulled.
+    pulls: HashMap<DeploymentId, Vec<Instance>>,
 }
 
-struct Shared {
-    docker: Docker,
+pub(super) struct Shared {
+    pub(super) docker: Docker,
+    pub(super) prober: Prober,
+    pub(super) table: Arc<Table>,
+    pub(super) state: Mutex<State>,
     owner: String,
-    table: Arc<Table>,
-    prober: Prober,
-    /// By container and start time: a restarted one is probed anew.
-    probed: Mutex<HashMap<String, Probed>>,
-    probing: Mutex<HashSet<String>>,
+    tasks: Tasks,
+    /// Deployments with an event that no reading has seen yet.
+    dirty: Mutex<HashSet<DeploymentId>>,
     /// One reading of a deployment at a time: a later one sees more.
-    reading: tokio::sync::Mutex<()>,
+    readings: Turns<DeploymentId>,
 }
 
 /// See the module; cheap to clone. The background task ends with the last clone.
 #[derive(Clone)]
-pub(super) struct Monitor(Arc<Shared>);
+pub(super) struct Monitor(pub(super) Arc<Shared>);
 
 impl Monitor {
-    pub(super) fn start(docker: Docker, owner: String, table: Arc<Table>, prober: Prober) -> Self {
+    pub(super) fn start(docker: Docker, owner: String, table: Arc<Table>, tasks: Tasks) -> Self {
         let shared = Shared {
             docker,
-            owner,
+            prober: Prober::new(),
             table,
-            prober,
-            probed: Mutex::default(),
-            probing: Mutex::default(),
-            reading: tokio::sync::Mutex::default(),
+            state: Mutex::default(),
+            owner,
+            tasks,
+            dirty: Mutex::default(),
+            readings: Turns::default(),
         };
         let monitor = Self(Arc::new(shared));
         let weak = Arc::downgrade(&monitor.0);
@@ -84,18 +97,36 @@ impl Monitor {
 
     /// Reads the deployment's containers now.
     pub(super) async fn refresh(&self, id: &DeploymentId) {
-        let _turn = self.0.reading.lock().await;
-        let labels = [Labels::owner(&self.0.owner), Labels::deployment(id)];
-        match list(&self.0.docker, &labels).await {
-            Ok(containers) => self.publish(id, &containers).await,
-            Err(error) => tracing::warn!(deployment = %id, %error, "cannot read the instances"),
+        if let Err(error) = self.read(id).await {
+            tracing::warn!(deployment = %id, %error, "cannot read the instances");
+        }
+    }
+
+    async fn read(&self, id: &DeploymentId) -> Result<(), BackendError> {
+        let _turn = self.0.readings.take(id).await;
+        lock(&self.0.dirty).remove(id);
+        let containers = instances_of(&self.0.docker, &self.0.owner, id).await?;
+        let reading = containers.iter().map(|(container, own)| async move {
+            observe(&self.0.docker, own, id_of(container)).await
+        });
+        let observed = futures::future::try_join_all(reading).await;
+        let observed = observed.map_err(|error| super::failed(&error))?;
+        self.publish(id, containers, observed);
+        Ok(())
+    }
+
+    /// A reading that is to come sees this event; several need only one.
+    fn read_soon(&self, id: DeploymentId) {
+        if lock(&self.0.dirty).insert(id.clone()) {
+            let this = self.clone();
+            tokio::spawn(async move { this.refresh(&id).await });
         }
     }
 
     /// Follows events until the engine goes away.
     async fn follow(&self) {
         let filters = HashMap::from([
-            ("label", vec![Labels::owner(&self.0.owner)]),
+            ("label", vec![labels::owned_by(&self.0.owner)]),
             ("type", vec!["container".to_owned()]),
             ("event", ["start", "die", "destroy", "oom"].map(str::to_owned).to_vec()),
         ]);
@@ -103,69 +134,59 @@ impl Monitor {
         let mut events = std::pin::pin!(self.0.docker.events(Some(options)));
         // Subscribed before reading, so that nothing falls between the two.
         let first = futures::poll!(events.next());
-        if !self.read_all().await {
-            return;
+        if let Err(error) = self.read_all().await {
+            return tracing::warn!(%error, "cannot read the instances; trying again");
         }
         let mut next = match first {
             std::task::Poll::Ready(event) => event,
             std::task::Poll::Pending => events.next().await,
         };
         while let Some(Ok(event)) = next {
-            let labels = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
-            if let Some(id) = Labels::deployment_in(&labels) {
-                self.refresh(&id).await;
+            let found = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
+            if let Some(id) = labels::deployment_in(&found)
+                && !labels::is_task(&found)
+            {
+                self.read_soon(id);
             }
             next = events.next().await;
         }
         tracing::warn!("the engine's events have ended; following them again");
     }
 
-    async fn read_all(&self) -> bool {
-        let turn = self.0.reading.lock().await;
-        let containers = match self.revived().await {
-            Ok(containers) => containers,
-            Err(error) => {
-                tracing::warn!(%error, "cannot read the instances; trying again");
-                return false;
-            }
-        };
-        let mut by_deployment: HashMap<DeploymentId, Vec<ContainerSummary>> =
-            self.0.table.all().into_iter().map(|(id, _)| (id, Vec::new())).collect();
-        for container in containers {
-            if let Some(id) = Labels::deployment_of(&container) {
-                by_deployment.entry(id).or_default().push(container);
-            }
-        }
-        for (id, containers) in &by_deployment {
-            self.publish(id, containers).await;
-        }
-        drop(turn);
+    async fn read_all(&self) -> Result<(), BackendError> {
+        self.0.tasks.take_up().await?;
+        let present = self.revived().await?;
+        let mut ids: HashSet<DeploymentId> =
+            self.0.table.all().into_iter().map(|(id, _)| id).collect();
+        ids.extend(present.into_iter().map(|(_, own)| own.deployment));
+        let reading = stream::iter(ids).map(Ok::<_, BackendError>);
+        reading.try_for_each_concurrent(READERS, |id| async move { self.read(&id).await }).await?;
         self.first_probes().await;
         self.0.table.mark_synced();
-        true
+        Ok(())
     }
 
     /// All containers; those that ended unseen before they were ready are started
     /// once more. Whether it was the engine that ended with them or they by
     /// themselves cannot be told, and shows by itself.
-    async fn revived(&self) -> Result<Vec<ContainerSummary>, BackendError> {
-        let labels = [Labels::owner(&self.0.owner)];
-        let containers = list(&self.0.docker, &labels).await?;
-        let mut revived = false;
-        for container in containers.iter().filter(|container| is_exited(container)) {
-            let id = container.id.as_deref().unwrap_or_default();
-            if was_ready(&self.0.docker, id).await.unwrap_or(true) {
+    async fn revived(&self) -> Result<Vec<(ContainerSummary, Own)>, BackendError> {
+        let labels = [labels::owned_by(&self.0.owner), labels::INSTANCES.to_owned()];
+        let containers = super::own(list(&self.0.docker, &labels).await?);
+        for (container, own) in containers.iter().filter(|(container, _)| is_exited(container)) {
+            let id = id_of(container);
+            let ended = lock(&self.0.state).verdicts.contains_key(id);
+            if ended || was_ready(&self.0.docker, id).await.unwrap_or(true) {
                 continue;
             }
+            let deployment = &own.deployment;
             match self.0.docker.start_container(id, None).await {
-                Ok(()) => tracing::info!(container = name_of(container), "started once more"),
+                Ok(()) => tracing::info!(%deployment, container = id, "started once more"),
                 Err(error) => {
-                    tracing::warn!(container = name_of(container), %error, "cannot start it once more");
+                    tracing::warn!(%deployment, container = id, %error, "cannot start it once more");
                 }
             }
-            revived = true;
         }
-        if revived { list(&self.0.docker, &labels).await } else { Ok(containers) }
+        Ok(containers)
     }
 
     /// Adopted instances may well be serving: nothing is reported before each
@@ -173,7 +194,9 @@ impl Monitor {
     async fn first_probes(&self) {
         let unprobed = || {
             let running = |instance: &Instance| {
-                !instance.address.is_empty() && !instance.ready && instance.probe_attempts == 0
+                instance.status() == DeploymentStatus::Running
+                    && !instance.ready
+                    && instance.probe_attempts == 0
             };
             self.0.table.all().iter().any(|(_, known)| known.instances.iter().any(running))
         };
@@ -186,135 +209,116 @@ impl Monitor {
         let _ = tokio::time::timeout(FIRST_PROBES, probing).await;
     }
 
-    async fn publish(&self, id: &DeploymentId, containers: &[ContainerSummary]) {
-        let reading = containers.iter().map(|container| observe(&self.0.docker, container));
-        let observed = match futures::future::try_join_all(reading).await {
-            Ok(observed) => observed,
-            Err(error) => {
-                return tracing::warn!(deployment = %id, %error, "cannot read the instances");
+    /// Puts a reading into the table, and has what is not ready asked.
+    fn publish(
+        &self,
+        id: &DeploymentId,
+        containers: Vec<(ContainerSummary, Own)>,
+        observed: Vec<Option<Observed>>,
+    ) {
+        // Held until the table has it: what a probe finds meanwhile comes after.
+        let mut state = lock(&self.0.state);
+        let mut unasked: Vec<(Own, Run)> = Vec::new();
+        let (mut instances, mut runs) = (Vec::new(), HashSet::new());
+        let mut namespace = String::new();
+        for ((container, own), observed) in containers.into_iter().zip(observed) {
+            let Some(Observed { mut instance, run }) = observed else { continue };
+            namespace.clone_from(&own.namespace);
+            let container = id_of(&container);
+            state.names.insert(container.to_owned(), instance.id.clone());
+            if let Some(run) = run {
+                runs.insert(key(&run));
+                let known = state.probed.entry(id.clone()).or_default();
+                let probed = known.entry(key(&run)).or_default();
+                show(&mut instance, probed);
+                if !std::mem::replace(&mut probed.asked, true) {
+                    unasked.push((own, run));
+                }
+            } else if let Some(verdict) = state.verdicts.get(container) {
+                instance.message.clone_from(verdict);
             }
-        };
-        let (mut instances, mut unready) = (Vec::new(), Vec::new());
-        for (container, observed) in containers.iter().zip(observed) {
-            if let Observed::Running { address } = &observed
-                && !self.probed(container, address).ready
-            {
-                unready.push((container, address.clone()));
+            if state.withdrawn.contains(container) {
+                instance.ready = false;
+                instance.set_status(DeploymentStatus::Terminating);
             }
-            instances.extend(self.instance(container, observed));
+            instances.push(instance);
         }
+        keep_only(state.probed.entry(id.clone()).or_default(), &runs);
+        forget(&mut state, id, &instances);
+        instances.extend(state.pulls.get(id).cloned().unwrap_or_default());
         instances.sort_by(|a, b| a.id.cmp(&b.id));
-        let namespace = containers.first().and_then(Labels::namespace_of).unwrap_or_default();
+        if namespace.is_empty() {
+            namespace = self.0.table.get(id).namespace;
+        }
         self.0.table.set(id, Instances { namespace, instances: Arc::new(instances) });
-        // Only now: a probe ends when the table does not have its instance.
-        for (container, address) in unready.into_iter().filter(|(_, address)| !address.is_empty()) {
-            self.probe(id, container, address);
+        drop(state);
+        for (own, run) in unasked {
+            self.probe(id, own, run);
         }
     }
 
-    fn probed(&self, container: &ContainerSummary, address: &str) -> Probed {
-        lock(&self.0.probed).get(&key_of(container, address)).cloned().unwrap_or_default()
-    }
-
-    fn instance(&self, container: &ContainerSummary, observed: Observed) -> Option<Instance> {
-        let id = name_of(container);
-        match observed {
-            Observed::Gone => None,
-            Observed::Starting => {
-                let status = DeploymentStatus::Pending.into();
-                Some(Instance { id, status, ..Instance::default() })
-            }
-            Observed::Running { address } => {
-                let probed = self.probed(container, &address);
-                Some(Instance {
-                    id,
-                    address,
-                    status: DeploymentStatus::Running.into(),
-                    ready: probed.ready,
-                    message: probed.message,
-                    probe_attempts: probed.attempts,
-                    ..Instance::default()
-                })
-            }
-            Observed::Ended { exit_code, error, oom_killed, tail } => Some(Instance {
-                id,
-                status: DeploymentStatus::Terminating.into(),
-                exit_code: Some(exit_code),
-                message: error,
-                oom_killed,
-                log_tail: tail,
-                ..Instance::default()
-            }),
+    /// Shows these instances to come, in place of those shown before; none: the
+    /// pull has ended.
+    pub(super) fn show_pull(&self, id: &DeploymentId, namespace: &str, coming: Vec<Instance>) {
+        let mut state = lock(&self.0.state);
+        let before = state.pulls.remove(id).unwrap_or_default();
+        let mut instances = self.0.table.get(id).instances.to_vec();
+        instances.retain(|one| before.iter().all(|before| before.id != one.id));
+        instances.extend(coming.iter().cloned());
+        if !coming.is_empty() {
+            state.pulls.insert(id.clone(), coming);
         }
+        let namespace = namespace.to_owned();
+        self.0.table.set(id, Instances { namespace, instances: Arc::new(instances) });
     }
 
-    /// Probes in the background until the instance is ready or gone.
-    fn probe(&self, id: &DeploymentId, container: &ContainerSummary, address: String) {
-        let key = key_of(container, &address);
-        if !lock(&self.0.probing).insert(key.clone()) {
-            return;
-        }
-        let (this, id) = (self.clone(), id.clone());
-        let health = Labels::health(container);
-        let container = container.id.clone().unwrap_or_default();
-        tokio::spawn(async move {
-            for pause in pauses(&health) {
-                let result = this.0.prober.probe(&address, &health).await;
-                let ready = result.is_ok();
-                {
-                    let mut probed = lock(&this.0.probed);
-                    let probed = probed.entry(key.clone()).or_default();
-                    probed.attempts += 1;
-                    probed.ready = ready;
-                    probed.message = result.err().unwrap_or_default();
-                }
-                if ready {
-                    this.refresh(&id).await;
-                    this.keep_running(&container).await;
-                    break;
-                }
-                if !this.runs_at(&id, &address) {
-                    lock(&this.0.probed).remove(&key);
-                    break;
-                }
-                this.note_probe(&id, &address, &key);
-                tokio::time::sleep(pause).await;
-            }
-            lock(&this.0.probing).remove(&key);
-        });
+    /// No requests for these any more, until the guard is dropped.
+    pub(super) async fn withdraw(&self, id: &DeploymentId, containers: &[String]) -> Withdrawn {
+        lock(&self.0.state).withdrawn.extend(containers.iter().cloned());
+        let guard = Withdrawn { monitor: self.clone(), containers: containers.to_vec() };
+        self.refresh(id).await;
+        guard
     }
+}
 
-    fn runs_at(&self, id: &DeploymentId, address: &str) -> bool {
-        self.0.table.get(id).instances.iter().any(|instance| instance.address == address)
-    }
+/// See [`Monitor::withdraw`].
+pub(super) struct Withdrawn {
+    monitor: Monitor,
+    containers: Vec<String>,
+}
 
-    /// Shows the last probe without asking the engine again.
-    fn note_probe(&self, id: &DeploymentId, address: &str, key: &str) {
-        let probed = lock(&self.0.probed).get(key).cloned().unwrap_or_default();
-        self.0.table.modify(id, |instances| {
-            for instance in instances.iter_mut().filter(|instance| instance.address == address) {
-                instance.message.clone_from(&probed.message);
-                instance.probe_attempts = probed.attempts;
-            }
-        });
-    }
-
-    /// What was ready once is the engine's to keep running, over restarts of its
-    /// own too, whatever it exits with: a server that is told to stop by its
-    /// engine exits with 0. Not "unless stopped": an engine that was killed takes
-    /// what it finds running for stopped by a person (Docker 20.10).
-    async fn keep_running(&self, container: &str) {
-        let policy =
-            RestartPolicy { name: Some(RestartPolicyNameEnum::ALWAYS), maximum_retry_count: None };
-        let update =
-            ContainerUpdateBody { restart_policy: Some(policy), ..ContainerUpdateBody::default() };
-        if let Err(error) = self.0.docker.update_container(container, update).await {
-            tracing::warn!(container, %error, "cannot set the restart policy");
+impl Drop for Withdrawn {
+    fn drop(&mut self) {
+        let mut state = lock(&self.monitor.0.state);
+        for container in &self.containers {
+            state.withdrawn.remove(container);
         }
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+fn show(instance: &mut Instance, probed: &Probed) {
+    instance.ready = probed.ready;
+    instance.message.clone_from(&probed.message);
+    instance.probe_attempts = probed.attempts;
+}
+
+/// What is known of containers that are gone.
+fn forget(state: &mut State, id: &DeploymentId, present: &[Instance]) {
+    let prefix = format!("launchway-{}-", id.as_str().replace('_', "-"));
+    let State { names, verdicts, probed, .. } = state;
+    names.retain(|container, name| {
+        let keep = !name.starts_with(&prefix) || present.iter().any(|one| one.id == *name);
+        if !keep {
+            verdicts.remove(container);
+        }
+        keep
+    });
+    if probed.get(id).is_some_and(HashMap::is_empty) {
+        probed.remove(id);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -327,13 +331,4 @@ async fn was_ready(docker: &Docker, id: &str) -> Result<bool, Error> {
     let found = docker.inspect_container(id, None).await?;
     let policy = found.host_config.and_then(|config| config.restart_policy?.name);
     Ok(policy == Some(RestartPolicyNameEnum::ALWAYS))
-}
-
-fn key_of(container: &ContainerSummary, address: &str) -> String {
-    format!("{}@{address}", container.id.as_deref().unwrap_or_default())
-}
-
-fn name_of(container: &ContainerSummary) -> String {
-    let names = container.names.as_deref().unwrap_or_default();
-    names.first().map(|name| name.trim_start_matches('/').to_owned()).unwrap_or_default()
 }

@@ -44,6 +44,9 @@ impl InstantBackend {
             address: "127.0.0.1:9".to_owned(),
             status: DeploymentStatus::Running.into(),
             ready,
+            routed: true,
+            process: "web".to_owned(),
+            replica: number - 1,
             ..Instance::default()
         });
         Instances { namespace: namespace.to_owned(), instances: Arc::new(instances.collect()) }
@@ -56,7 +59,7 @@ impl Backend for InstantBackend {
         let id = &spec.deployment_id;
         self.world.note("apply", id.as_str());
         let present = u32::try_from(self.instances(id, true).instances.len()).unwrap_or(0);
-        for count in present.min(spec.replicas)..=spec.replicas {
+        for count in present.min(spec.replicas())..=spec.replicas() {
             self.world.set(INSTANCES, id.as_str(), &format!("{} {count}", spec.namespace));
             if count == 1 {
                 failpoint::reach_at(id, "apply", "during").await;

@@ -128,8 +128,10 @@ pub(super) async fn scrape_openapi(steps: &Steps<'_, '_>) {
                 return Ok(Done::skipped((), "the deployment has no instances"));
             };
             let instances = core.runtime.instances(&namespace, &id).await?;
-            let Some(instance) = instances.iter().find(|instance| instance.ready) else {
-                return Ok(Done::skipped((), "no instance is ready any more"));
+            let Some(instance) =
+                instances.iter().find(|instance| instance.ready && !instance.address.is_empty())
+            else {
+                return Ok(Done::skipped((), "no instance that gets requests is ready"));
             };
             match core.scraper.scrape(&instance.address).await? {
                 None => Ok(Done::skipped((), "the application has no OpenAPI description")),

@@ -1,0 +1,166 @@
+//! Commands in instances that run.
+
+use std::{pin::Pin, time::Duration};
+
+use bollard::{
+    Docker,
+    container::LogOutput,
+    exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults},
+};
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use launchway_proto::krane::v1::{
+    DeploymentStatus, Instance, exec_input::Input, exec_output::Output,
+};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+
+use super::failed;
+use crate::krane::{
+    backend::{BackendError, ExecSpec, Feed},
+    table::Table,
+};
+
+/// From the end of its output until the engine has the exit code.
+const EXIT_LIMIT: Duration = Duration::from_secs(5);
+const EXIT_PAUSE: Duration = Duration::from_millis(5);
+
+/// Runs it in the first instance that fits.
+pub(super) async fn run(
+    docker: &Docker,
+    table: &Table,
+    spec: ExecSpec,
+    input: BoxStream<'static, Input>,
+) -> Result<Feed<Output>, BackendError> {
+    let known = table.get(&spec.deployment_id);
+    let instance = known.instances.iter().find(|instance| fits(instance, &spec));
+    let instance = instance.ok_or_else(|| {
+        BackendError::NotRunning(format!(
+            "deployment `{}` has no instance{} that runs",
+            spec.deployment_id,
+            place(&spec)
+        ))
+    })?;
+    let options = CreateExecOptions {
+        cmd: Some(spec.command.clone()),
+        tty: Some(spec.tty),
+        attach_stdin: Some(true),
+        attach_stdout: Some(true),
+        attach_stderr: Some(true),
+        env: spec.tty.then(|| vec!["TERM=xterm-256color".to_owned()]),
+        ..CreateExecOptions::default()
+    };
+    let exec = docker.create_exec(&instance.id, options).await.map_err(|error| failed(&error))?.id;
+    let start = StartExecOptions { tty: spec.tty, ..StartExecOptions::default() };
+    let started = docker.start_exec(&exec, Some(start)).await.map_err(|error| failed(&error))?;
+    let StartExecResults::Attached { output, input: stdin } = started else {
+        return Err(BackendError::Unavailable("the command was not attached to".to_owned()));
+    };
+    if let Some((columns, rows)) = spec.size {
+        resize(docker, &exec, columns, rows).await;
+    }
+    let feeding = tokio::spawn(feed(docker.clone(), exec.clone(), input, stdin));
+    let feeding = AbortOnDrop(feeding);
+    let output = output.filter_map(|part| async move {
+        match part {
+            Ok(LogOutput::StdErr { message }) => Some(Ok(Output::Stderr(message.to_vec()))),
+            Ok(LogOutput::StdIn { .. }) => None,
+            Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
+                Some(Ok(Output::Stdout(message.to_vec())))
+            }
+            Err(error) => Some(Err(failed(&error))),
+        }
+    });
+    let docker = docker.clone();
+    let code = stream::once(async move {
+        let _feeding = feeding;
+        exit_code(&docker, &exec).await.map(Output::ExitCode)
+    });
+    Ok(output.chain(code).boxed())
+}
+
+fn fits(instance: &Instance, spec: &ExecSpec) -> bool {
+    instance.status() == DeploymentStatus::Running
+        && spec.process.as_ref().is_none_or(|process| process.as_str() == instance.process)
+        && spec.replica.is_none_or(|replica| replica == instance.replica)
+}
+
+/// ` worker.2`, as far as it was said.
+fn place(spec: &ExecSpec) -> String {
+    let process = spec.process.as_ref().map(ToString::to_string);
+    let replica = spec.replica.map(|replica| replica.to_string());
+    match (process, replica) {
+        (None, None) => String::new(),
+        (Some(process), None) => format!(" of process {process}"),
+        (process, Some(replica)) => {
+            format!(" {}.{replica}", process.unwrap_or_else(|| "*".to_owned()))
+        }
+    }
+}
+
+/// Ends with its handle: nobody reads any more.
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn feed(
+    docker: Docker,
+    exec: String,
+    mut input: BoxStream<'static, Input>,
+    mut stdin: Pin<Box<dyn AsyncWrite + Send>>,
+) {
+    while let Some(message) = input.next().await {
+        match message {
+            Input::Stdin(bytes) => {
+                let written = async {
+                    stdin.write_all(&bytes).await?;
+                    stdin.flush().await
+                };
+                if written.await.is_err() {
+                    return;
+                }
+            }
+            Input::CloseStdin(_) => {
+                let _ = stdin.shutdown().await;
+            }
+            Input::Resize(size) => {
+                let cells = |count: u32| u16::try_from(count).unwrap_or(u16::MAX);
+                resize(&docker, &exec, cells(size.columns), cells(size.rows)).await;
+            }
+            Input::Start(_) => {}
+        }
+    }
+    // The caller has no more to say; what the command prints is still passed on.
+    let _ = stdin.shutdown().await;
+    std::future::pending::<()>().await;
+}
+
+async fn resize(docker: &Docker, exec: &str, width: u16, height: u16) {
+    let size = ResizeExecOptions { height, width };
+    if let Err(error) = docker.resize_exec(exec, size).await {
+        tracing::debug!(exec, %error, "the terminal keeps its size");
+    }
+}
+
+/// The output may end a moment before the command is known to have.
+async fn exit_code(docker: &Docker, exec: &str) -> Result<i32, BackendError> {
+    let asking = async {
+        loop {
+            let found = docker.inspect_exec(exec).await.map_err(|error| failed(&error))?;
+            if found.running != Some(true)
+                && let Some(code) = found.exit_code
+            {
+                return Ok(i32::try_from(code).unwrap_or(-1));
+            }
+            tokio::time::sleep(EXIT_PAUSE).await;
+        }
+    };
+    tokio::time::timeout(EXIT_LIMIT, asking).await.unwrap_or_else(|_| {
+        Err(BackendError::Unavailable("the command's exit code is not known".to_owned()))
+    })
+}

@@ -1,0 +1,75 @@
+//! Commands in instances.
+
+use launchway_proto::krane::v1::{ExecStart, TerminalSize, exec_input::Input};
+use tonic::Code;
+
+use crate::world::World;
+
+pub async fn input_and_output_pass_and_the_exit_code_comes_last(world: &World<'_>) {
+    let request = world.request();
+    let id = &request.deployment_id;
+    world.deploy(&request).await;
+    let start = world.exec_of(id, "/busybox cat; echo GREETING $GREETING >&2; exit 9");
+    let large = "x".repeat(200_000);
+    let input = vec![
+        Input::Stdin(b"first ".to_vec()),
+        Input::Stdin(large.clone().into_bytes()),
+        Input::CloseStdin(true),
+    ];
+    let said = world.try_exec(start, input).await.unwrap();
+    assert!(said.stdout == format!("first {large}"), "{} bytes came back", said.stdout.len());
+    assert_eq!(said.stderr.trim(), "GREETING hello");
+    assert_eq!(said.exit_code, Some(9));
+}
+
+pub async fn a_terminal_has_the_size_it_is_given(world: &World<'_>) {
+    let request = world.request();
+    world.deploy(&request).await;
+    let script = "/busybox sleep 0.5; /busybox stty size; read line; /busybox stty size; \
+                  test -t 0 && exit 3";
+    let start = ExecStart {
+        tty: true,
+        size: Some(TerminalSize { columns: 101, rows: 37 }),
+        ..world.exec_of(&request.deployment_id, script)
+    };
+    let resized = TerminalSize { columns: 77, rows: 22 };
+    let mut krane = world.krane().await;
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    let send = async |input| {
+        let message = launchway_proto::krane::v1::ExecInput { input: Some(input) };
+        sender.send(message).await.unwrap();
+    };
+    send(Input::Start(start)).await;
+    let messages = tokio_stream::wrappers::ReceiverStream::new(receiver);
+    let mut output = krane.exec(messages).await.unwrap().into_inner();
+    let (mut seen, mut exit_code, mut answered) = (String::new(), None, false);
+    while let Some(message) = output.message().await.unwrap() {
+        use launchway_proto::krane::v1::exec_output::Output;
+        match message.output.unwrap() {
+            Output::Stdout(bytes) => seen.push_str(&String::from_utf8_lossy(&bytes)),
+            Output::Stderr(bytes) => panic!("a terminal has one output: {bytes:?}"),
+            Output::ExitCode(code) => exit_code = Some(code),
+        }
+        if seen.contains("37 101") && !answered {
+            answered = true;
+            send(Input::Resize(resized)).await;
+            send(Input::Stdin(b"go\r".to_vec())).await;
+        }
+    }
+    assert!(seen.contains("22 77"), "{seen:?}");
+    assert_eq!(exit_code, Some(3), "{seen:?}");
+}
+
+pub async fn where_nothing_runs_it_is_refused(world: &World<'_>) {
+    let request = world.request();
+    let id = &request.deployment_id;
+    let refused = world.try_exec(world.exec_of(id, "true"), Vec::new()).await;
+    assert_eq!(refused.unwrap_err().code(), Code::FailedPrecondition);
+    world.deploy(&request).await;
+    let other = ExecStart { replica: Some(4), ..world.exec_of(id, "true") };
+    let refused = world.try_exec(other, Vec::new()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+    let nothing = ExecStart { command: Vec::new(), ..world.exec_of(id, "") };
+    let refused = world.try_exec(nothing, Vec::new()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
+}

@@ -1,0 +1,121 @@
+//! krane on this machine's Docker engine, served by the test itself.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::Mutex,
+};
+
+use async_trait::async_trait;
+use launchway::krane::{DockerBackend, DockerSettings, KraneService};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::harness::{DEFAULT_COMMAND, Harness, run};
+
+/// An owner of its own, with everything it made removed at the end.
+pub struct Docker {
+    owner: String,
+    image: String,
+    server: Mutex<Option<Server>>,
+}
+
+struct Server {
+    address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Docker {
+    async fn start() -> Self {
+        let owner = format!("conformance-{}", uuid::Uuid::new_v4().simple());
+        let image = format!("launchway/{owner}:1");
+        import(&image);
+        let this = Self { owner, image, server: Mutex::default() };
+        this.serve().await;
+        this
+    }
+
+    async fn serve(&self) {
+        let settings = DockerSettings { owner: self.owner.clone(), login: None };
+        let backend = std::sync::Arc::new(DockerBackend::start(settings).unwrap());
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let task = tokio::spawn(async move {
+            tonic::transport::Server::builder()
+                .add_service(KraneService::server(backend))
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .unwrap();
+        });
+        *self.server.lock().unwrap() = Some(Server { address, task });
+    }
+
+    fn list(&self, what: &[&str]) -> Vec<String> {
+        let label = format!("label=launchway.owner={}", self.owner);
+        docker(&[what, &["-q", "--filter", &label]].concat())
+    }
+}
+
+#[async_trait]
+impl Harness for Docker {
+    fn url(&self) -> String {
+        format!("http://{}", self.server.lock().unwrap().as_ref().unwrap().address)
+    }
+
+    fn image(&self) -> String {
+        self.image.clone()
+    }
+
+    async fn restart(&self) -> bool {
+        let server = self.server.lock().unwrap().take().unwrap();
+        server.task.abort();
+        let _ = server.task.await;
+        self.serve().await;
+        true
+    }
+}
+
+impl Drop for Docker {
+    fn drop(&mut self) {
+        for container in self.list(&["ps", "-a"]) {
+            docker(&["rm", "-f", &container]);
+        }
+        for network in self.list(&["network", "ls"]) {
+            docker(&["network", "rm", &network]);
+        }
+        docker(&["rmi", "-f", &self.image]);
+    }
+}
+
+/// The image of the suite, in this engine.
+fn import(image: &str) {
+    let command = serde_json::to_string(&DEFAULT_COMMAND).unwrap();
+    let mut import = Command::new("docker")
+        .args(["import", "--change", &format!("CMD {command}"), "-", image])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut archive = tar::Builder::new(Vec::new());
+    archive.append_path_with_name("/bin/busybox", "busybox").unwrap();
+    let archive = archive.into_inner().unwrap();
+    import.stdin.take().unwrap().write_all(&archive).unwrap();
+    assert!(import.wait().unwrap().success());
+}
+
+fn docker(args: &[&str]) -> Vec<String> {
+    let output = Command::new("docker").args(args).output().unwrap();
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+macro_rules! on_docker {
+    ($($group:ident::$case:ident,)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $case() {
+            let harness = Docker::start().await;
+            run(&harness, crate::cases::$group::$case).await;
+        }
+    )*};
+}
+crate::every_case!(on_docker);

@@ -1,0 +1,50 @@
+//! The cases against a krane that runs already, on whatever it runs instances:
+//!
+//! ```sh
+//! LAUNCHWAY_CONFORMANCE_KRANE=http://127.0.0.1:7070 \
+//! LAUNCHWAY_CONFORMANCE_IMAGE=registry.example.com/conformance@sha256:… \
+//!     cargo nextest run --all-features --test conformance --run-ignored only -E 'test(external)'
+//! ```
+//!
+//! The image is described at [`Harness::image`].
+
+use async_trait::async_trait;
+
+use crate::harness::{Harness, run};
+
+struct External {
+    url: String,
+    image: String,
+}
+
+impl External {
+    fn of_environment() -> Self {
+        let given = |name| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
+        Self {
+            url: given("LAUNCHWAY_CONFORMANCE_KRANE"),
+            image: given("LAUNCHWAY_CONFORMANCE_IMAGE"),
+        }
+    }
+}
+
+#[async_trait]
+impl Harness for External {
+    fn url(&self) -> String {
+        self.url.clone()
+    }
+
+    fn image(&self) -> String {
+        self.image.clone()
+    }
+}
+
+macro_rules! on_external {
+    ($($group:ident::$case:ident,)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        #[ignore = "needs a krane that runs: see the module"]
+        async fn $case() {
+            run(&External::of_environment(), crate::cases::$group::$case).await;
+        }
+    )*};
+}
+crate::every_case!(on_external);

@@ -1,0 +1,63 @@
+//! What the cases need to know of a runtime.
+
+use std::panic::AssertUnwindSafe;
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use launchway_proto::krane::v1::deployment_service_client::DeploymentServiceClient;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::world::World;
+
+pub type Client = DeploymentServiceClient<Channel>;
+
+/// A krane with what is behind it. Dropping it removes what it has made.
+#[async_trait]
+pub trait Harness: Send + Sync {
+    /// Where it is reached; asked again after [`Harness::restart`].
+    fn url(&self) -> String;
+
+    /// A reference of an image that it can start: a static busybox at `/busybox`,
+    /// no entry point, no EXPOSE, and this command: [`DEFAULT_COMMAND`].
+    fn image(&self) -> String;
+
+    /// GET of a path at an instance's address, as a gateway would ask it.
+    async fn get(&self, address: &str, path: &str) -> Option<(u16, String)> {
+        let url = format!("http://{address}{path}");
+        let answer = reqwest::get(url).await.ok()?;
+        Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
+    /// Ends krane without a warning and starts another on the same runtime.
+    /// False: this harness cannot.
+    async fn restart(&self) -> bool {
+        false
+    }
+}
+
+/// What the image does by itself: answers `$GREETING` on `$PORT`.
+pub const DEFAULT_COMMAND: [&str; 4] = ["/busybox", "sh", "-c", SERVE];
+
+/// Answers `$GREETING` on `$PORT`.
+pub const SERVE: &str = "/busybox mkdir -p /www; echo \"$GREETING\" > /www/index.html; \
+                         exec /busybox httpd -f -p $PORT -h /www";
+
+/// A shell script as a process's command.
+pub fn sh(script: &str) -> Vec<String> {
+    ["/busybox", "sh", "-c", script].map(str::to_owned).to_vec()
+}
+
+pub async fn connect(url: &str) -> Client {
+    let channel = Endpoint::from_shared(url.to_owned()).unwrap().connect_lazy();
+    DeploymentServiceClient::new(channel)
+}
+
+/// Runs a case and removes what it has deployed, however it ends.
+pub async fn run(harness: &dyn Harness, case: impl AsyncFnOnce(&World<'_>)) {
+    let world = World::new(harness);
+    let ended = AssertUnwindSafe(case(&world)).catch_unwind().await;
+    world.clean_up().await;
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+}
