@@ -14,7 +14,8 @@ pub async fn a_namespace_reaches_its_services_by_name_and_no_other_does(world: &
     let (shop, cart) = (named(world, "shop"), named(world, "cart"));
     let stranger = named(&other, "stranger");
     tokio::join!(world.deploy(&shop), world.deploy(&cart), other.deploy(&stranger));
-    let ask = "/busybox wget -q -T 5 -O - http://shop:8080/";
+    // Without its own `-T`, with which a static busybox crashes on names.
+    let ask = "/busybox timeout 5 /busybox wget -q -O - http://shop:8080/";
     let inside = world.exec(&cart.deployment_id, ask).await;
     assert_eq!((inside.stdout.trim(), inside.exit_code), ("hello", Some(0)), "{inside:?}");
     let outside = other.exec(&stranger.deployment_id, ask).await;
@@ -22,7 +23,7 @@ pub async fn a_namespace_reaches_its_services_by_name_and_no_other_does(world: &
     // Nor by address.
     let address = world.exec(&shop.deployment_id, "/busybox hostname -i").await;
     let address = address.stdout.split_whitespace().next().unwrap_or_default().to_owned();
-    let ask = format!("/busybox wget -q -T 2 -O - http://{address}:8080/");
+    let ask = format!("/busybox timeout 2 /busybox wget -q -O - http://{address}:8080/");
     let inside = world.exec(&cart.deployment_id, &ask).await;
     assert_eq!(inside.stdout.trim(), "hello", "{address} is the service's: {inside:?}");
     let outside = other.exec(&stranger.deployment_id, &ask).await;
