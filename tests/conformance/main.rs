@@ -25,6 +25,7 @@ macro_rules! every_case {
             lifecycle::a_watch_of_everything_begins_with_the_present_state,
             lifecycle::another_krane_takes_up_what_runs,
             failures::an_exit_before_ready_is_told_with_code_and_last_lines,
+            failures::one_that_ends_after_it_was_ready_is_started_again,
             failures::an_image_that_is_nowhere_is_named_and_leaves_nothing,
             failures::one_that_ignores_its_stop_signal_is_killed_after_its_grace,
             failures::the_stop_signal_is_the_one_asked_for,

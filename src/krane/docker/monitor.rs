@@ -10,7 +10,7 @@ use std::{
 use bollard::{
     Docker,
     errors::Error,
-    models::{ContainerSummary, ContainerSummaryStateEnum, RestartPolicyNameEnum},
+    models::{ContainerSummary, ContainerSummaryStateEnum, EventMessage, RestartPolicyNameEnum},
     query_parameters::EventsOptionsBuilder,
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -142,15 +142,23 @@ impl Monitor {
             std::task::Poll::Pending => events.next().await,
         };
         while let Some(Ok(event)) = next {
-            let found = event.actor.and_then(|actor| actor.attributes).unwrap_or_default();
-            if let Some(id) = labels::deployment_in(&found)
-                && !labels::is_task(&found)
-            {
-                self.read_soon(id);
-            }
+            self.take(event);
             next = events.next().await;
         }
         tracing::warn!("the engine's events have ended; following them again");
+    }
+
+    fn take(&self, event: EventMessage) {
+        let actor = event.actor.unwrap_or_default();
+        let labels = actor.attributes.unwrap_or_default();
+        let Some(id) = labels::deployment_in(&labels).filter(|_| !labels::is_task(&labels)) else {
+            return;
+        };
+        if event.action.as_deref() == Some("die") {
+            let code = labels.get("exitCode").map_or("?", String::as_str);
+            self.note_death(&id, &actor.id.unwrap_or_default(), code);
+        }
+        self.read_soon(id);
     }
 
     async fn read_all(&self) -> Result<(), BackendError> {

@@ -13,7 +13,7 @@ use launchway_workflows::ids::DeploymentId;
 
 use super::{
     labels::Own,
-    monitor::{Monitor, lock},
+    monitor::{Monitor, State, lock},
     observe::Run,
     stop,
 };
@@ -33,6 +33,8 @@ pub(super) struct Probed {
     pub(super) message: String,
     /// Somebody asks.
     pub(super) asked: bool,
+    /// The engine has told of its end, and is still cleaning up.
+    over: bool,
 }
 
 impl Monitor {
@@ -74,31 +76,51 @@ impl Monitor {
         false
     }
 
-    /// Shows what was found without asking the engine again. False: the run is
-    /// over.
+    /// False: the run is over.
     fn note_probe(&self, id: &DeploymentId, run: &Run, result: Result<(), String>) -> bool {
         // Held until the table has it: a reading must not put back what was.
         let mut state = lock(&self.0.state);
         let Some(probed) = state.probed.get_mut(id).and_then(|runs| runs.get_mut(&key(run))) else {
             return false;
         };
+        if probed.over {
+            return false;
+        }
         probed.attempts += 1;
         probed.ready = result.is_ok();
         probed.message = result.err().unwrap_or_default();
-        let withdrawn = state.withdrawn.contains(&run.container);
-        let probed = state.probed[id][&key(run)].clone();
-        let name = state.names.get(&run.container).cloned().unwrap_or_default();
+        let probed = probed.clone();
+        self.show(&state, id, &run.container, &probed);
+        true
+    }
+
+    /// The engine says what it knows of a container that died only once it has
+    /// taken it off its network, which takes it a while: until then this much is
+    /// known.
+    pub(super) fn note_death(&self, id: &DeploymentId, container: &str, code: &str) {
+        let mut state = lock(&self.0.state);
+        let runs = state.probed.get_mut(id).into_iter().flatten();
+        let Some((_, probed)) = runs.into_iter().find(|(run, _)| run.starts_with(container)) else {
+            return;
+        };
+        probed.over = true;
+        probed.ready = false;
+        probed.message = format!("it ended with code {code}");
+        let probed = probed.clone();
+        self.show(&state, id, container, &probed);
+    }
+
+    /// Shows what was found without asking the engine again.
+    fn show(&self, state: &State, id: &DeploymentId, container: &str, probed: &Probed) {
+        let withdrawn = state.withdrawn.contains(container);
+        let Some(name) = state.names.get(container) else { return };
         self.0.table.modify(id, |instances| {
-            let same = |one: &&mut launchway_proto::krane::v1::Instance| {
-                one.id == name && one.started_at == run.started_at
-            };
-            if let Some(instance) = instances.iter_mut().find(same) {
+            if let Some(instance) = instances.iter_mut().find(|one| one.id == *name) {
                 instance.ready = probed.ready && !withdrawn;
                 instance.probe_attempts = probed.attempts;
                 instance.message.clone_from(&probed.message);
             }
         });
-        true
     }
 
     async fn out_of_time(&self, id: &DeploymentId, own: &Own, run: &Run, period: Duration) {

@@ -22,6 +22,21 @@ pub async fn an_exit_before_ready_is_told_with_code_and_last_lines(world: &World
     assert_eq!(world.get(id).await[0].exit_code, Some(3));
 }
 
+pub async fn one_that_ends_after_it_was_ready_is_started_again(world: &World<'_>) {
+    let script = "trap 'exit 7' TERM; /busybox httpd -p $PORT; \
+                  while :; do /busybox sleep 0.05; done";
+    let request = world.scripted(script);
+    let id = &request.deployment_id;
+    world.deploy(&request).await;
+    let mut watch = world.watch(id).await;
+    watch.next().await;
+    world.exec(id, "kill -TERM 1").await;
+    watch.until(|all| all.iter().all(|one| !one.ready)).await;
+    let again = watch.until(|all| all.len() == 1 && all[0].ready).await;
+    assert!(again[0].restarts > 0, "{again:?}");
+    assert_eq!(again[0].exit_code, None);
+}
+
 pub async fn an_image_that_is_nowhere_is_named_and_leaves_nothing(world: &World<'_>) {
     let image = format!("127.0.0.1:1/no-such-image@sha256:{}", "0".repeat(64));
     let request = DeploymentRequest { image: image.clone(), ..world.request() };
