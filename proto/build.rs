@@ -10,6 +10,7 @@ const OURS: [&str; 6] = [
     "ctrl/v1/cleanup.proto",
     "ctrl/v1/deployment.proto",
     "ctrl/v1/domain.proto",
+    "ctrl/v1/runtime.proto",
     "krane/v1/deployment.proto",
     "gateway/v1/route.proto",
 ];

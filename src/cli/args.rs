@@ -119,8 +119,12 @@ pub(super) enum Command {
         #[arg(long)]
         openapi: bool,
     },
-    /// Show a deployment's build output
+    /// Show a deployment's build output, or with --runtime that of its instances
     Logs(LogsArgs),
+    /// Run a command in a running instance
+    Exec(ExecArgs),
+    /// Run a command once, beside the instances, with a deployment's image and variables
+    Run(RunArgs),
     /// Show a deployment's journal, as Restate recorded it
     Journal {
         /// Deployment id
@@ -404,13 +408,64 @@ pub(super) struct ListArgs {
 pub(super) struct LogsArgs {
     /// Deployment id
     pub(super) id: String,
-    /// Build output (the only kind so far)
+    /// Build output (the default)
     #[arg(long)]
     pub(super) build: bool,
-    /// Follow until the deployment ends
+    /// Follow until the deployment ends, or with --runtime until its instances are removed
     #[arg(long, short)]
     pub(super) follow: bool,
     /// Of this attempt [default: all]
     #[arg(long, value_name = "N")]
     pub(super) attempt: Option<u32>,
+    #[command(flatten)]
+    pub(super) runtime: RuntimeLogsArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RuntimeLogsArgs {
+    /// Output of the instances
+    #[arg(long, conflicts_with_all = ["build", "attempt"])]
+    pub(super) runtime: bool,
+    /// Not older than this, e.g. 5m
+    #[arg(long, value_name = "TIME", requires = "runtime")]
+    pub(super) since: Option<crate::config::Period>,
+    /// Only the last lines of each instance
+    #[arg(long, value_name = "N", requires = "runtime")]
+    pub(super) tail: Option<u32>,
+    /// Only this replica, from 0
+    #[arg(long, value_name = "N", requires = "runtime")]
+    pub(super) replica: Option<u32>,
+    /// Only this process
+    #[arg(long, value_name = "NAME", requires = "runtime")]
+    pub(super) process: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExecArgs {
+    /// Deployment id
+    pub(super) id: String,
+    /// In this process [default: any]
+    #[arg(long, value_name = "NAME")]
+    pub(super) process: Option<String>,
+    /// In this replica, from 0 [default: any]
+    #[arg(long, value_name = "N")]
+    pub(super) replica: Option<u32>,
+    /// Program and arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// Deployment id [default: the live one of the project and environment]
+    pub(super) id: Option<String>,
+    /// Run it in place of the image's entry point
+    #[arg(long)]
+    pub(super) replace_entrypoint: bool,
+    /// End it after this time
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) time_limit: crate::config::Period,
+    /// Program and arguments, or arguments for the image's entry point
+    #[arg(last = true, required = true, value_name = "CMD")]
+    pub(super) command: Vec<String>,
 }

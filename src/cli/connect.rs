@@ -5,6 +5,7 @@ use std::time::Duration;
 use launchway_proto::ctrl::v1::{
     build_service_client::BuildServiceClient, cleanup_service_client::CleanupServiceClient,
     deployment_service_client::DeploymentServiceClient, domain_service_client::DomainServiceClient,
+    runtime_service_client::RuntimeServiceClient,
 };
 use tonic::{
     Request, Status,
@@ -40,6 +41,7 @@ pub(super) struct Api {
     pub(super) builds: BuildServiceClient<Authorized>,
     pub(super) domains: DomainServiceClient<Authorized>,
     pub(super) cleanup: CleanupServiceClient<Authorized>,
+    pub(super) runtime: RuntimeServiceClient<Authorized>,
 }
 
 pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
@@ -80,6 +82,7 @@ pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
     let bearer = Bearer(bearer);
     Ok(Api {
         deployments: DeploymentServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        runtime: RuntimeServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         domains: DomainServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         cleanup: CleanupServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         builds: BuildServiceClient::with_interceptor(channel, bearer),

@@ -25,6 +25,8 @@ pub enum Exit {
     Auth,
     /// Refused, or not found.
     Refused,
+    /// As the command that was run ended.
+    Command(u8),
 }
 
 impl Exit {
@@ -41,7 +43,13 @@ impl Exit {
             Exit::StillRunning => 7,
             Exit::Auth => 8,
             Exit::Refused => 9,
+            Exit::Command(code) => code,
         }
+    }
+
+    /// Of a command that was run; one that a signal ended has none that fits.
+    pub(super) fn of_command(code: i32) -> Self {
+        Exit::Command(u8::try_from(code).unwrap_or(u8::MAX))
     }
 
     /// The exit of a failed deployment, by the number of its error code.

@@ -9,6 +9,7 @@ mod connect;
 mod deploy;
 mod doctor;
 mod domains;
+mod exec;
 mod exit;
 mod gc;
 mod inspect;
@@ -16,8 +17,11 @@ mod logs;
 mod project;
 mod query;
 mod render;
+mod run;
+mod runtime_logs;
 mod serve;
 mod source;
+mod terminal;
 mod time;
 mod vertices;
 mod why;
@@ -72,7 +76,11 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::List(args) => query::list(global, args).await,
         Command::Inspect { id, openapi: false } => inspect::inspect(global, &id).await,
         Command::Inspect { id, openapi: true } => inspect::openapi(global, &id).await,
+
+        Command::Logs(args) if args.runtime.runtime => runtime_logs::logs(global, args).await,
         Command::Logs(args) => logs::logs(global, args).await,
+        Command::Exec(args) => exec::exec(global, args).await,
+        Command::Run(args) => run::run(global, args).await,
         Command::Journal { id, attempt } => why::journal(global, id, attempt).await,
         Command::Why { id } => why::why(global, id).await,
         Command::Open { id } => query::open(global, id.as_deref()).await,

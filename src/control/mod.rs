@@ -11,6 +11,7 @@ mod domains;
 mod explain;
 mod journal;
 mod routes;
+mod runtime;
 mod secrets;
 mod watch;
 
@@ -21,7 +22,7 @@ use launchway_proto::{
     ctrl::v1::{
         build_service_server::BuildServiceServer, cleanup_service_server::CleanupServiceServer,
         deployment_service_server::DeploymentServiceServer,
-        domain_service_server::DomainServiceServer,
+        domain_service_server::DomainServiceServer, runtime_service_server::RuntimeServiceServer,
     },
     gateway::v1::route_service_server::RouteServiceServer,
 };
@@ -34,6 +35,7 @@ pub use routes::RouteFeed;
 
 use crate::{
     config::Gateway,
+    krane::KraneClient,
     restate::{admin::AdminClient, ingress::IngressClient, workflows::Workflows},
     storage::S3Storage,
     store::Store,
@@ -65,6 +67,8 @@ pub struct Control {
     pub limits: Limits,
     /// Seals build secrets.
     pub vault: Vault,
+    /// What runs.
+    pub krane: KraneClient,
     /// Routes for gateways.
     pub routes: Arc<RouteFeed>,
 }
@@ -93,6 +97,7 @@ impl Control {
         let deployments = DeploymentServiceServer::from_arc(Arc::clone(&api));
         let domains = DomainServiceServer::from_arc(Arc::clone(&api));
         let cleanup = CleanupServiceServer::from_arc(Arc::clone(&api));
+        let runtime = RuntimeServiceServer::from_arc(Arc::clone(&api));
         let builds = BuildServiceServer::from_arc(api);
         let mut router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
@@ -101,6 +106,7 @@ impl Control {
             .add_service(auth::guard(authenticate.clone(), deployments))
             .add_service(auth::guard(authenticate.clone(), domains))
             .add_service(auth::guard(authenticate.clone(), cleanup))
+            .add_service(auth::guard(authenticate.clone(), runtime))
             .add_service(auth::guard(authenticate, builds))
             .add_service(routes);
         // The descriptors are made by our own build: they are well-formed.

@@ -34,7 +34,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// A client; cheap to clone, connects when first used.
 #[derive(Clone)]
 pub struct KraneClient {
-    inner: DeploymentServiceClient<Channel>,
+    pub(super) inner: DeploymentServiceClient<Channel>,
 }
 
 /// A change of a deployment's instances.

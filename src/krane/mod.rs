@@ -8,6 +8,7 @@ mod merge;
 mod probe;
 mod request;
 mod server;
+mod sessions;
 mod table;
 mod turns;
 

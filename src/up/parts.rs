@@ -214,7 +214,8 @@ impl Parts {
         store: &Store,
         storage: &S3Storage,
     ) -> Result<(), SetupError> {
-        let feed = RouteFeed::new(store.clone(), self.krane()?);
+        let krane = self.krane()?;
+        let feed = RouteFeed::new(store.clone(), krane.clone());
         self.feed = Some(Arc::clone(&feed));
         self.spawn_endless(Arc::clone(&feed).run());
         let control = Control {
@@ -228,6 +229,7 @@ impl Parts {
             workspace: self.config.workspace(),
             max_context_bytes: self.config.storage.max_context_bytes,
             limits: Limits::of(&self.config.settings(), &self.config.recovery()),
+            krane,
             routes: feed,
             vault: self.vault()?,
         };

@@ -53,6 +53,7 @@ macro_rules! every_case {
             tasks::a_command_that_does_not_exist_ends_with_an_error,
             exec::input_and_output_pass_and_the_exit_code_comes_last,
             exec::a_terminal_has_the_size_it_is_given,
+            exec::a_command_ends_when_nobody_reads_it,
             exec::where_nothing_runs_it_is_refused,
             timing::an_exit_is_reported_at_once,
             timing::readiness_is_reported_at_once,

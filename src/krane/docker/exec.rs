@@ -14,6 +14,7 @@ use futures::{
 use launchway_proto::krane::v1::{
     DeploymentStatus, Instance, exec_input::Input, exec_output::Output,
 };
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
 use super::failed;
@@ -25,6 +26,8 @@ use crate::krane::{
 /// From the end of its output until the engine has the exit code.
 const EXIT_LIMIT: Duration = Duration::from_secs(5);
 const EXIT_PAUSE: Duration = Duration::from_millis(5);
+/// Between the signals for a command that nobody reads.
+const END_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs it in the first instance that fits.
 pub(super) async fn run(
@@ -61,7 +64,7 @@ pub(super) async fn run(
         resize(docker, &exec, columns, rows).await;
     }
     let feeding = tokio::spawn(feed(docker.clone(), exec.clone(), input, stdin));
-    let feeding = AbortOnDrop(feeding);
+    let session = Session { docker: docker.clone(), exec: exec.clone(), feeding };
     let output = output.filter_map(|part| async move {
         match part {
             Ok(LogOutput::StdErr { message }) => Some(Ok(Output::Stderr(message.to_vec()))),
@@ -72,10 +75,8 @@ pub(super) async fn run(
             Err(error) => Some(Err(failed(&error))),
         }
     });
-    let docker = docker.clone();
     let code = stream::once(async move {
-        let _feeding = feeding;
-        exit_code(&docker, &exec).await.map(Output::ExitCode)
+        exit_code(&session.docker, &session.exec).await.map(Output::ExitCode)
     });
     Ok(output.chain(code).boxed())
 }
@@ -99,12 +100,42 @@ fn place(spec: &ExecSpec) -> String {
     }
 }
 
-/// Ends with its handle: nobody reads any more.
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+/// Dropped when the command has ended, or nobody reads any more.
+struct Session {
+    docker: Docker,
+    exec: String,
+    feeding: tokio::task::JoinHandle<()>,
+}
 
-impl Drop for AbortOnDrop {
+impl Drop for Session {
     fn drop(&mut self) {
-        self.0.abort();
+        self.feeding.abort();
+        tokio::spawn(end(self.docker.clone(), self.exec.clone()));
+    }
+}
+
+/// The engine leaves a command running that nobody reads, and offers no way to
+/// end it: its process is told, where this krane may and it surely is that one.
+async fn end(docker: Docker, exec: String) {
+    for told in [Signal::HUP, Signal::TERM, Signal::KILL] {
+        let Ok(found) = docker.inspect_exec(&exec).await else { return };
+        let (Some(true), Some(pid), Some(container)) =
+            (found.running, found.pid, found.container_id)
+        else {
+            return;
+        };
+        // Another process may have the number, where krane has a container or a
+        // machine of its own.
+        let cgroup = tokio::fs::read_to_string(format!("/proc/{pid}/cgroup")).await;
+        if !cgroup.is_ok_and(|cgroup| cgroup.contains(&container)) {
+            return;
+        }
+        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+        if pid.is_none_or(|pid| kill_process(pid, told).is_err()) {
+            return;
+        }
+        tracing::debug!(exec, ?told, "a command that nobody reads is told to end");
+        tokio::time::sleep(END_PAUSE).await;
     }
 }
 

@@ -1,9 +1,10 @@
 //! Commands in instances.
 
-use launchway_proto::krane::v1::{ExecStart, TerminalSize, exec_input::Input};
+use futures::StreamExt;
+use launchway_proto::krane::v1::{ExecInput, ExecStart, TerminalSize, exec_input::Input};
 use tonic::Code;
 
-use crate::world::World;
+use crate::world::{World, eventually};
 
 pub async fn input_and_output_pass_and_the_exit_code_comes_last(world: &World<'_>) {
     let request = world.request();
@@ -36,7 +37,7 @@ pub async fn a_terminal_has_the_size_it_is_given(world: &World<'_>) {
     let mut krane = world.krane().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(8);
     let send = async |input| {
-        let message = launchway_proto::krane::v1::ExecInput { input: Some(input) };
+        let message = ExecInput { input: Some(input) };
         sender.send(message).await.unwrap();
     };
     send(Input::Start(start)).await;
@@ -58,6 +59,25 @@ pub async fn a_terminal_has_the_size_it_is_given(world: &World<'_>) {
     }
     assert!(seen.contains("22 77"), "{seen:?}");
     assert_eq!(exit_code, Some(3), "{seen:?}");
+}
+
+/// Whoever goes away leaves nothing behind that runs on for ever.
+pub async fn a_command_ends_when_nobody_reads_it(world: &World<'_>) {
+    let request = world.request();
+    let id = &request.deployment_id;
+    world.deploy(&request).await;
+    let start = world.exec_of(id, "echo begun; exec /busybox sleep 4711");
+    let input = ExecInput { input: Some(Input::Start(start)) };
+    let messages = futures::stream::iter([input]).chain(futures::stream::pending());
+    let mut output = world.krane().await.exec(messages).await.unwrap().into_inner();
+    assert!(output.message().await.unwrap().is_some());
+    let running = "/busybox ps -o args | /busybox grep '[s]leep 4711'";
+    assert_eq!(world.exec(id, running).await.exit_code, Some(0));
+    drop(output);
+    eventually("it has ended", async || {
+        (world.exec(id, running).await.exit_code != Some(0)).then_some(())
+    })
+    .await;
 }
 
 pub async fn where_nothing_runs_it_is_refused(world: &World<'_>) {
