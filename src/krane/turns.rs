@@ -8,6 +8,9 @@ use std::{
 
 use tokio::sync::OwnedMutexGuard;
 
+/// Held by whoever has its turn.
+pub(super) type Turn = OwnedMutexGuard<()>;
+
 /// Locks by key; a key that nobody holds takes no room.
 pub(super) struct Turns<K> {
     by_key: Mutex<HashMap<K, Arc<tokio::sync::Mutex<()>>>>,
@@ -21,7 +24,7 @@ impl<K> Default for Turns<K> {
 
 impl<K: Hash + Eq + Clone> Turns<K> {
     /// Returns when nobody else has it.
-    pub(super) async fn take(&self, key: &K) -> OwnedMutexGuard<()> {
+    pub(super) async fn take(&self, key: &K) -> Turn {
         let turn = {
             let mut by_key = self.by_key.lock().unwrap_or_else(PoisonError::into_inner);
             by_key.retain(|_, turn| Arc::strong_count(turn) > 1);

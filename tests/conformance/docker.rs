@@ -8,7 +8,10 @@ use std::{
 };
 
 use async_trait::async_trait;
-use launchway::krane::{DockerBackend, DockerSettings, KraneService};
+use launchway::{
+    krane::{DockerBackend, DockerSettings, KraneService},
+    registry::Login,
+};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 
@@ -17,7 +20,11 @@ use crate::harness::{DEFAULT_COMMAND, Harness, run};
 /// An owner of its own, with everything it made removed at the end.
 pub struct Docker {
     owner: String,
+    /// As it was made.
+    local: String,
+    /// As krane is told it.
     image: String,
+    login: Option<Login>,
     server: Mutex<Option<Server>>,
 }
 
@@ -28,16 +35,22 @@ struct Server {
 
 impl Docker {
     async fn start() -> Self {
+        Self::start_with(None, str::to_owned).await
+    }
+
+    /// With the image put somewhere else.
+    pub async fn start_with(login: Option<Login>, put: impl FnOnce(&str) -> String) -> Self {
         let owner = format!("conformance-{}", uuid::Uuid::new_v4().simple());
-        let image = format!("launchway/{owner}:1");
-        import(&image);
-        let this = Self { owner, image, server: Mutex::default() };
+        let local = format!("launchway/{owner}:1");
+        import(&local);
+        let image = put(&local);
+        let this = Self { owner, local, image, login, server: Mutex::default() };
         this.serve().await;
         this
     }
 
     async fn serve(&self) {
-        let settings = DockerSettings { owner: self.owner.clone(), login: None };
+        let settings = DockerSettings { owner: self.owner.clone(), login: self.login.clone() };
         let backend = std::sync::Arc::new(DockerBackend::start(settings).unwrap());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -84,7 +97,7 @@ impl Drop for Docker {
         for network in self.list(&["network", "ls"]) {
             docker(&["network", "rm", &network]);
         }
-        docker(&["rmi", "-f", &self.image]);
+        docker(&["rmi", "-f", &self.image, &self.local]);
     }
 }
 
@@ -104,7 +117,7 @@ fn import(image: &str) {
     assert!(import.wait().unwrap().success());
 }
 
-fn docker(args: &[&str]) -> Vec<String> {
+pub fn docker(args: &[&str]) -> Vec<String> {
     let output = Command::new("docker").args(args).output().unwrap();
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
 }

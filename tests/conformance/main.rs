@@ -7,6 +7,9 @@ mod cases;
 mod docker;
 mod external;
 mod harness;
+mod pulls;
+#[path = "../support/mod.rs"]
+mod servers;
 mod world;
 
 /// Calls the macro with every case: one list for all harnesses.

@@ -14,6 +14,7 @@ mod output;
 mod queue;
 mod releases;
 mod retries;
+mod runtime;
 #[path = "../support/mod.rs"]
 mod servers;
 mod setup;

@@ -1,9 +1,9 @@
 //! Leaves exactly the wanted containers, and takes away the others in an order
 //! that leaves none ready at no time.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use bollard::{errors::Error, models::ContainerSummary};
+use bollard::models::ContainerSummary;
 use futures::{StreamExt, TryStreamExt, stream};
 use launchway_proto::krane::v1::{DeploymentStatus, Instance};
 use launchway_workflows::ids::DeploymentId;
@@ -11,13 +11,16 @@ use launchway_workflows::ids::DeploymentId;
 use super::{
     DockerBackend,
     containers::{Wanted, place},
-    failed, id_of, image,
+    id_of, image,
     image::Image,
     instances_of,
     labels::Own,
-    name_of, networks, remove, stop,
+    make, name_of, networks, remove, stop,
 };
-use crate::krane::backend::{BackendError, InstanceSpec};
+use crate::krane::{
+    backend::{BackendError, InstanceSpec},
+    turns::Turn,
+};
 
 /// Containers that are made or removed at once.
 const AT_ONCE: usize = 8;
@@ -32,7 +35,7 @@ type Container = (ContainerSummary, Own);
 impl DockerBackend {
     pub(super) async fn apply_all(&self, spec: &InstanceSpec) -> Result<(), BackendError> {
         let id = &spec.deployment_id;
-        let _turn = self.turns.take(id).await;
+        let turn = Arc::new(self.turns.take(id).await);
         let image = self.image_of(spec).await?;
         let network = self.network(&spec.namespace).await?;
         let wanted = Wanted::all(spec, &image);
@@ -47,7 +50,7 @@ impl DockerBackend {
         let (dead, surplus): (Vec<Container>, Vec<Container>) =
             surplus.into_iter().partition(|(container, _)| !is_alive(container));
         self.remove_all(&dead).await?;
-        self.start_all(&missing, &network).await?;
+        self.start_all(&missing, &network, &turn).await?;
         self.monitor.refresh(id).await;
         self.replace(spec, &surplus, &missing).await?;
         self.monitor.refresh(id).await;
@@ -76,27 +79,24 @@ impl DockerBackend {
         image::find(&self.docker, self.login.as_ref(), &spec.image, tell).await
     }
 
-    async fn start_all(&self, missing: &[&Wanted<'_>], network: &str) -> Result<(), BackendError> {
+    async fn start_all(
+        &self,
+        missing: &[&Wanted<'_>],
+        network: &str,
+        turn: &Arc<Turn>,
+    ) -> Result<(), BackendError> {
         let starting = stream::iter(missing.iter().copied()).map(Ok);
         let started = starting
-            .try_for_each_concurrent(AT_ONCE, |wanted| self.start_one(wanted, network))
+            .try_for_each_concurrent(AT_ONCE, |wanted| {
+                let (options, body) = wanted.request(&self.owner, network);
+                make(&self.docker, options, body, Arc::clone(turn))
+            })
             .await;
         if let Err(BackendError::Rejected(_)) = started {
             // None of these ever serves; what was there before goes on.
             self.remove_named(missing).await;
         }
         started
-    }
-
-    async fn start_one(&self, wanted: &Wanted<'_>, network: &str) -> Result<(), BackendError> {
-        let (options, body) = wanted.request(&self.owner, network);
-        match self.docker.create_container(Some(options), body).await {
-            Ok(_) => {}
-            // An earlier run of this very apply got as far as creating it.
-            Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
-            Err(error) => return Err(failed(&error)),
-        }
-        self.docker.start_container(&wanted.name(), None).await.map_err(|error| failed(&error))
     }
 
     async fn remove_named(&self, wanted: &[&Wanted<'_>]) {

@@ -22,9 +22,10 @@ use async_trait::async_trait;
 use bollard::{
     Docker,
     errors::Error,
-    models::ContainerSummary,
+    models::{ContainerCreateBody, ContainerSummary},
     query_parameters::{
-        ListContainersOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        CreateContainerOptions, ListContainersOptionsBuilder, RemoveContainerOptionsBuilder,
+        StopContainerOptionsBuilder,
     },
 };
 use futures::stream::BoxStream;
@@ -36,7 +37,7 @@ use crate::registry::Login;
 use super::{
     backend::{Backend, BackendError, ExecSpec, Feed, InstanceSpec, Label, LogQuery, TaskSpec},
     table::Table,
-    turns::Turns,
+    turns::{Turn, Turns},
 };
 use labels::Own;
 use monitor::Monitor;
@@ -125,16 +126,17 @@ impl Backend for DockerBackend {
             return Err(BackendError::UnknownTask(task.clone()));
         }
         let image = image::find(&self.docker, self.login.as_ref(), &spec.image, |_| {}).await?;
-        let _turn = self.turns.take(id).await;
+        let turn = self.turns.take(id).await;
         if let Some(started) = self.tasks.started(id, task).await? {
             return Ok(self.tasks.follow(started, true, task));
         }
         let network = self.network(&spec.namespace).await?;
-        let started = self.tasks.start(&spec, &image, &network).await?;
+        let started = self.tasks.start(&spec, &image, &network, turn).await?;
         Ok(self.tasks.follow(started, false, task))
     }
 
     async fn delete_task(&self, id: &DeploymentId, task: &Label) -> Result<(), BackendError> {
+        let _turn = self.turns.take(id).await;
         self.tasks.delete(id, task).await
     }
 
@@ -176,6 +178,30 @@ async fn instances_of(
 ) -> Result<Vec<(ContainerSummary, Own)>, BackendError> {
     let wanted = [labels::owned_by(owner), labels::of_deployment(id), labels::INSTANCES.to_owned()];
     Ok(own(list(docker, &wanted).await?))
+}
+
+/// Makes a container and starts it. The engine does not stop half-way when the
+/// caller goes away: the turn is held until it has done both, or what deletes
+/// it next would miss it.
+async fn make(
+    docker: &Docker,
+    options: CreateContainerOptions,
+    body: ContainerCreateBody,
+    turn: Arc<Turn>,
+) -> Result<(), BackendError> {
+    let docker = docker.clone();
+    let making = tokio::spawn(async move {
+        let _turn = turn;
+        let name = options.name.clone().unwrap_or_default();
+        match docker.create_container(Some(options), body).await {
+            Ok(_) => {}
+            // An earlier run of this got as far as creating it.
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
+            Err(error) => return Err(failed(&error)),
+        }
+        docker.start_container(&name, None).await.map_err(|error| failed(&error))
+    });
+    making.await.map_err(|error| BackendError::Unavailable(error.to_string()))?
 }
 
 /// Asks it to end, and kills it after so many seconds; one that is gone has.

@@ -10,7 +10,6 @@ use std::{
 
 use bollard::{
     Docker,
-    errors::Error,
     models::{ContainerInspectResponse, ContainerState},
 };
 use futures::StreamExt;
@@ -23,13 +22,16 @@ use super::{
     containers::{task_name, task_request},
     failed,
     image::Image,
-    is_not_found, labels, list,
+    is_not_found, labels, list, make,
     monitor::lock,
     observe::millis,
     output::{Reading, Source, lines},
     remove, stop,
 };
-use crate::krane::backend::{BackendError, Feed, Label, TaskSpec};
+use crate::krane::{
+    backend::{BackendError, Feed, Label, TaskSpec},
+    turns::Turn,
+};
 
 /// From SIGTERM to SIGKILL.
 const GRACE: i32 = 5;
@@ -80,18 +82,13 @@ impl Tasks {
         spec: &TaskSpec,
         image: &Image,
         network: &str,
+        turn: Turn,
     ) -> Result<Started, BackendError> {
         let docker = &self.0.docker;
+        let turn = Arc::new(turn);
         let (options, body) = task_request(spec, &self.0.owner, network, image);
         let name = options.name.clone().unwrap_or_default();
-        match docker.create_container(Some(options), body).await {
-            Ok(_) => {}
-            // Made, but not started: whoever made it was killed.
-            Err(Error::DockerResponseServerError { status_code: 409, .. }) => {}
-            Err(error) => return Err(failed(&error)),
-        }
-        if let Err(error) = docker.start_container(&name, None).await {
-            let error = failed(&error);
+        if let Err(error) = make(docker, options, body, Arc::clone(&turn)).await {
             // It has not run and never will.
             if matches!(error, BackendError::Rejected(_)) {
                 remove(docker, &name).await?;

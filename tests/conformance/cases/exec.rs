@@ -1,6 +1,5 @@
 //! Commands in instances.
 
-use futures::StreamExt;
 use launchway_proto::krane::v1::{ExecInput, ExecStart, TerminalSize, exec_input::Input};
 use tonic::Code;
 
@@ -68,12 +67,14 @@ pub async fn a_command_ends_when_nobody_reads_it(world: &World<'_>) {
     world.deploy(&request).await;
     let start = world.exec_of(id, "echo begun; exec /busybox sleep 4711");
     let input = ExecInput { input: Some(Input::Start(start)) };
-    let messages = futures::stream::iter([input]).chain(futures::stream::pending());
+    let (sender, receiver) = tokio::sync::mpsc::channel(8);
+    sender.send(input).await.unwrap();
+    let messages = tokio_stream::wrappers::ReceiverStream::new(receiver);
     let mut output = world.krane().await.exec(messages).await.unwrap().into_inner();
     assert!(output.message().await.unwrap().is_some());
     let running = "/busybox ps -o args | /busybox grep '[s]leep 4711'";
     assert_eq!(world.exec(id, running).await.exit_code, Some(0));
-    drop(output);
+    drop((sender, output));
     eventually("it has ended", async || {
         (world.exec(id, running).await.exit_code != Some(0)).then_some(())
     })
