@@ -19,6 +19,7 @@ macro_rules! every_case {
             lifecycle::a_deployment_is_created_read_and_deleted,
             lifecycle::applying_again_changes_nothing,
             lifecycle::what_was_deleted_is_made_again,
+            lifecycle::a_delete_after_an_apply_that_was_given_up_leaves_nothing,
             lifecycle::scaling_only_adds_and_removes,
             lifecycle::a_change_makes_new_instances_while_some_are_ready,
             lifecycle::a_change_that_cannot_start_leaves_what_serves,

@@ -49,6 +49,19 @@ pub async fn what_was_deleted_is_made_again(world: &World<'_>) {
     assert_eq!(world.body(&again[0]).await, "hello");
 }
 
+/// The runtime may be in the middle of making something when nobody waits for it
+/// any more.
+pub async fn a_delete_after_an_apply_that_was_given_up_leaves_nothing(world: &World<'_>) {
+    for wait in [20, 60, 120, 200, 400] {
+        let request = DeploymentRequest { replicas: 3, ..world.request() };
+        let _ = timeout(Duration::from_millis(wait), world.try_apply(&request)).await;
+        world.delete(&request.deployment_id).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let found = world.found(&request.deployment_id).await;
+        assert!(found.is_empty(), "given up after {wait} ms: {found:?}");
+    }
+}
+
 pub async fn scaling_only_adds_and_removes(world: &World<'_>) {
     let one = world.request();
     let id = &one.deployment_id;
