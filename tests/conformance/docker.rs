@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     process::{Command, Stdio},
     sync::Mutex,
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -78,6 +79,11 @@ impl Harness for Docker {
 
     fn image(&self) -> String {
         self.image.clone()
+    }
+
+    /// About 190 ms without load, of which an exec takes 150.
+    fn report_limit(&self) -> Duration {
+        Duration::from_millis(500)
     }
 
     async fn restart(&self) -> bool {

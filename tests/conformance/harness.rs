@@ -1,6 +1,6 @@
 //! What the cases need to know of a runtime.
 
-use std::panic::AssertUnwindSafe;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -26,6 +26,12 @@ pub trait Harness: Send + Sync {
         let url = format!("http://{address}{path}");
         let answer = reqwest::get(url).await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
+    /// Longest time from what happens in an instance until krane reports it, the
+    /// word that makes it happen included.
+    fn report_limit(&self) -> Duration {
+        Duration::from_secs(2)
     }
 
     /// Ends krane without a warning and starts another on the same runtime.

@@ -81,7 +81,7 @@ fn stdout_is_the_url_alone_and_every_step_is_recorded() {
         "load-deployment",
         "BuildSlots/try_acquire",
         "build-image",
-        "Waits/ready",
+        "await-ready",
         "Routing/assign",
     ] {
         let entry = entries

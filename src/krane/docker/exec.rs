@@ -4,8 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use bollard::{
     Docker,
-    container::LogOutput,
-    exec::{CreateExecOptions, ResizeExecOptions, StartExecOptions, StartExecResults},
+    exec::{CreateExecOptions, ResizeExecOptions},
 };
 use futures::{
     StreamExt,
@@ -17,7 +16,10 @@ use launchway_proto::krane::v1::{
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 
-use super::failed;
+use super::{
+    attach::{self, Attached},
+    failed,
+};
 use crate::krane::{
     backend::{BackendError, ExecSpec, Feed},
     table::Table,
@@ -55,26 +57,12 @@ pub(super) async fn run(
         ..CreateExecOptions::default()
     };
     let exec = docker.create_exec(&instance.id, options).await.map_err(|error| failed(&error))?.id;
-    let start = StartExecOptions { tty: spec.tty, ..StartExecOptions::default() };
-    let started = docker.start_exec(&exec, Some(start)).await.map_err(|error| failed(&error))?;
-    let StartExecResults::Attached { output, input: stdin } = started else {
-        return Err(BackendError::Unavailable("the command was not attached to".to_owned()));
-    };
+    let Attached { output, input: stdin } = attach::start(docker, &exec, spec.tty).await?;
     if let Some((columns, rows)) = spec.size {
         resize(docker, &exec, columns, rows).await;
     }
     let feeding = tokio::spawn(feed(docker.clone(), exec.clone(), input, stdin));
     let session = Session { docker: docker.clone(), exec: exec.clone(), feeding };
-    let output = output.filter_map(|part| async move {
-        match part {
-            Ok(LogOutput::StdErr { message }) => Some(Ok(Output::Stderr(message.to_vec()))),
-            Ok(LogOutput::StdIn { .. }) => None,
-            Ok(LogOutput::StdOut { message } | LogOutput::Console { message }) => {
-                Some(Ok(Output::Stdout(message.to_vec())))
-            }
-            Err(error) => Some(Err(failed(&error))),
-        }
-    });
     let code = stream::once(async move {
         exit_code(&session.docker, &session.exec).await.map(Output::ExitCode)
     });

@@ -1,6 +1,7 @@
 //! krane on a Docker engine.
 
 mod apply;
+mod attach;
 mod containers;
 mod exec;
 mod found;

@@ -25,8 +25,9 @@ pub async fn input_and_output_pass_and_the_exit_code_comes_last(world: &World<'_
 pub async fn a_terminal_has_the_size_it_is_given(world: &World<'_>) {
     let request = world.request();
     world.deploy(&request).await;
-    let script = "/busybox sleep 0.5; /busybox stty size; read line; /busybox stty size; \
-                  test -t 0 && exit 3";
+    // Bytes that are nothing to a terminal, which others could take for something.
+    let script = "/busybox sleep 0.5; printf '\\001\\000'; /busybox sleep 0.2; \
+                  /busybox stty size; read line; /busybox stty size; test -t 0 && exit 3";
     let start = ExecStart {
         tty: true,
         size: Some(TerminalSize { columns: 101, rows: 37 }),
