@@ -102,7 +102,7 @@ fn exec_passes_input_output_terminal_and_exit_code() {
     let launchway = env!("CARGO_BIN_EXE_launchway");
     let command = format!(
         "stty cols 93 rows 31; {launchway} exec {id} -- /bin/busybox sh -c \
-         '/bin/busybox stty size; test -t 0; echo terminal $?; exit 5'"
+         '/bin/busybox sleep 0.3; /bin/busybox stty size; test -t 0; echo terminal $?; exit 5'"
     );
     let mut terminal = here.cli(&[]);
     let environment: Vec<_> = terminal

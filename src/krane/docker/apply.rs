@@ -52,7 +52,7 @@ impl DockerBackend {
         self.remove_all(&dead).await?;
         self.start_all(&missing, &network, &turn).await?;
         self.monitor.refresh(id).await;
-        self.replace(spec, &surplus, &missing).await?;
+        self.replace(spec, &surplus, &wanted, &missing).await?;
         self.monitor.refresh(id).await;
         tracing::info!(deployment = %id, replicas = spec.replicas(), "applied");
         Ok(())
@@ -112,18 +112,23 @@ impl DockerBackend {
         &self,
         spec: &InstanceSpec,
         surplus: &[Container],
-        new: &[&Wanted<'_>],
+        wanted: &[Wanted<'_>],
+        made: &[&Wanted<'_>],
     ) -> Result<(), BackendError> {
         if surplus.is_empty() {
             return Ok(());
         }
-        if let Err(why) = self.successors_ready(spec, surplus, new).await {
-            self.remove_named(new).await;
+        let id = &spec.deployment_id;
+        if let Err(why) = self.successors_ready(spec, surplus, wanted).await {
+            // What an apply that was cut off has made, too.
+            let known = self.known(id);
+            let ready = |name: String| known.iter().any(|one| one.ready && one.id == name);
+            let vain = wanted.iter().filter(|one| !ready(one.name()));
+            self.remove_named(&made.iter().copied().chain(vain).collect::<Vec<_>>()).await;
             return Err(BackendError::Rejected(format!(
                 "{why}; the instances that were there before go on"
             )));
         }
-        let id = &spec.deployment_id;
         let containers: Vec<String> =
             surplus.iter().map(|(container, _)| id_of(container).to_owned()).collect();
         let names: HashSet<String> = surplus.iter().map(|(one, _)| name_of(one)).collect();
@@ -142,11 +147,11 @@ impl DockerBackend {
         &self,
         spec: &InstanceSpec,
         surplus: &[Container],
-        new: &[&Wanted<'_>],
+        wanted: &[Wanted<'_>],
     ) -> Result<(), String> {
         let old: HashSet<String> =
             surplus.iter().map(|(container, _)| name_of(container)).collect();
-        let new: HashSet<String> = new.iter().map(|one| one.name()).collect();
+        let new: HashSet<String> = wanted.iter().map(Wanted::name).collect();
         let mut watched = self.table.watch(&spec.deployment_id);
         let decided = watched.wait_for(|present| {
             let failed = |one: &Instance| new.contains(&one.id) && one.exit_code.is_some();

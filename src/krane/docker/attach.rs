@@ -35,11 +35,12 @@ pub(super) async fn start(
     docker: &Docker,
     exec: &str,
     tty: bool,
+    size: Option<(u16, u16)>,
 ) -> Result<Attached, BackendError> {
     match socket().filter(|_| tty) {
         // A terminal's bytes have no frames, and bollard looks for them: a byte
         // that could begin one would hold up all that follow.
-        Some(socket) => tokio::time::timeout(START, terminal(&socket, exec))
+        Some(socket) => tokio::time::timeout(START, terminal(&socket, exec, size))
             .await
             .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut)))
             .map_err(|error| {
@@ -58,17 +59,20 @@ fn socket() -> Option<String> {
     }
 }
 
-async fn terminal(socket: &str, exec: &str) -> io::Result<Attached> {
+async fn terminal(socket: &str, exec: &str, size: Option<(u16, u16)>) -> io::Result<Attached> {
     let stream = TokioIo::new(UnixStream::connect(socket).await?);
     let handshake = hyper::client::conn::http1::handshake(stream).await;
     let (mut sender, connection) = handshake.map_err(io::Error::other)?;
     tokio::spawn(connection.with_upgrades());
+    // Engines before 23 do not know the size, and are told it again.
+    let size = size.map(|(columns, rows)| [rows, columns]);
+    let body = serde_json::json!({"Detach": false, "Tty": true, "ConsoleSize": size}).to_string();
     let request = Request::post(format!("/exec/{exec}/start"))
         .header(header::HOST, "docker")
         .header(header::CONNECTION, "Upgrade")
         .header(header::UPGRADE, "tcp")
         .header(header::CONTENT_TYPE, "application/json")
-        .body(Full::new(Bytes::from_static(br#"{"Detach":false,"Tty":true}"#)))
+        .body(Full::new(Bytes::from(body)))
         .map_err(io::Error::other)?;
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {

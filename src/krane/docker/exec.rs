@@ -57,10 +57,13 @@ pub(super) async fn run(
         ..CreateExecOptions::default()
     };
     let exec = docker.create_exec(&instance.id, options).await.map_err(|error| failed(&error))?.id;
-    let Attached { output, input: stdin } = attach::start(docker, &exec, spec.tty).await?;
+    // The engine resizes once it has started; asked for before, that is at once.
     if let Some((columns, rows)) = spec.size {
-        resize(docker, &exec, columns, rows).await;
+        let (docker, exec) = (docker.clone(), exec.clone());
+        tokio::spawn(async move { resize(&docker, &exec, columns, rows).await });
     }
+    let attached = attach::start(docker, &exec, spec.tty, spec.size).await?;
+    let Attached { output, input: stdin } = attached;
     let feeding = tokio::spawn(feed(docker.clone(), exec.clone(), input, stdin));
     let session = Session { docker: docker.clone(), exec: exec.clone(), feeding };
     let code = stream::once(async move {

@@ -13,6 +13,7 @@ mod networks;
 mod observe;
 mod output;
 mod probing;
+mod state;
 mod tasks;
 #[cfg(test)]
 mod tests;

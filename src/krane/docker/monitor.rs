@@ -21,8 +21,9 @@ use super::{
     id_of, instances_of,
     labels::{self, Own},
     list,
-    observe::{Observed, Run, observe},
-    probing::{ByRun, Probed, keep_only, key},
+    observe::{Observed, observe},
+    probing::key,
+    state::State,
     tasks::Tasks,
 };
 use crate::krane::{
@@ -39,21 +40,6 @@ const FIRST_PROBES: Duration = Duration::from_secs(3);
 const PROBE_CHECK: Duration = Duration::from_millis(5);
 /// Deployments that are read at once after a restart.
 const READERS: usize = 8;
-
-/// What the engine cannot be asked for.
-#[derive(Default)]
-pub(super) struct State {
-    /// What the checks of running instances have found.
-    pub(super) probed: HashMap<DeploymentId, ByRun>,
-    /// Names of containers by id.
-    pub(super) names: HashMap<String, String>,
-    /// Why krane has ended a container.
-    pub(super) verdicts: HashMap<String, String>,
-    /// Containers that are to get no requests any more.
-    pub(super) withdrawn: HashSet<String>,
-    /// Instances to come, whose image is being pulled.
-    pulls: HashMap<DeploymentId, Vec<Instance>>,
-}
 
 pub(super) struct Shared {
     pub(super) docker: Docker,
@@ -226,38 +212,21 @@ impl Monitor {
     ) {
         // Held until the table has it: what a probe finds meanwhile comes after.
         let mut state = lock(&self.0.state);
-        let mut unasked: Vec<(Own, Run)> = Vec::new();
-        let (mut instances, mut runs) = (Vec::new(), HashSet::new());
-        let mut namespace = String::new();
+        let (mut instances, mut runs, mut unasked) = (Vec::new(), HashSet::new(), Vec::new());
+        let mut namespace = self.0.table.get(id).namespace;
         for ((container, own), observed) in containers.into_iter().zip(observed) {
             let Some(Observed { mut instance, run }) = observed else { continue };
             namespace.clone_from(&own.namespace);
-            let container = id_of(&container);
-            state.names.insert(container.to_owned(), instance.id.clone());
+            let asked = state.complete(&mut instance, id_of(&container), id, run.as_ref());
+            instances.push(instance);
             if let Some(run) = run {
                 runs.insert(key(&run));
-                let known = state.probed.entry(id.clone()).or_default();
-                let probed = known.entry(key(&run)).or_default();
-                show(&mut instance, probed);
-                if !std::mem::replace(&mut probed.asked, true) {
-                    unasked.push((own, run));
-                }
-            } else if let Some(verdict) = state.verdicts.get(container) {
-                instance.message.clone_from(verdict);
+                unasked.extend((!asked).then_some((own, run)));
             }
-            if state.withdrawn.contains(container) {
-                instance.ready = false;
-                instance.set_status(DeploymentStatus::Terminating);
-            }
-            instances.push(instance);
         }
-        keep_only(state.probed.entry(id.clone()).or_default(), &runs);
-        forget(&mut state, id, &instances);
+        state.keep_only(id, &instances, &runs);
         instances.extend(state.pulls.get(id).cloned().unwrap_or_default());
         instances.sort_by(|a, b| a.id.cmp(&b.id));
-        if namespace.is_empty() {
-            namespace = self.0.table.get(id).namespace;
-        }
         self.0.table.set(id, Instances { namespace, instances: Arc::new(instances) });
         drop(state);
         for (own, run) in unasked {
@@ -301,28 +270,6 @@ impl Drop for Withdrawn {
         for container in &self.containers {
             state.withdrawn.remove(container);
         }
-    }
-}
-
-fn show(instance: &mut Instance, probed: &Probed) {
-    instance.ready = probed.ready;
-    instance.message.clone_from(&probed.message);
-    instance.probe_attempts = probed.attempts;
-}
-
-/// What is known of containers that are gone.
-fn forget(state: &mut State, id: &DeploymentId, present: &[Instance]) {
-    let prefix = format!("launchway-{}-", id.as_str().replace('_', "-"));
-    let State { names, verdicts, probed, .. } = state;
-    names.retain(|container, name| {
-        let keep = !name.starts_with(&prefix) || present.iter().any(|one| one.id == *name);
-        if !keep {
-            verdicts.remove(container);
-        }
-        keep
-    });
-    if probed.get(id).is_some_and(HashMap::is_empty) {
-        probed.remove(id);
     }
 }
 

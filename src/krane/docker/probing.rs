@@ -1,6 +1,6 @@
 //! Asks a running instance until it is ready, gone, or out of time.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 use bollard::{
     Docker,
@@ -13,8 +13,9 @@ use launchway_workflows::ids::DeploymentId;
 
 use super::{
     labels::Own,
-    monitor::{Monitor, State, lock},
+    monitor::{Monitor, lock},
     observe::Run,
+    state::State,
     stop,
 };
 use crate::krane::{
@@ -161,12 +162,7 @@ pub(super) fn key(run: &Run) -> String {
 }
 
 /// What is known of running instances, by deployment.
-pub(super) type ByRun = std::collections::HashMap<String, Probed>;
-
-/// Forgets the runs that are over.
-pub(super) fn keep_only(known: &mut ByRun, runs: &HashSet<String>) {
-    known.retain(|run, _| runs.contains(run));
-}
+pub(super) type ByRun = HashMap<String, Probed>;
 
 /// Until `period` after `started_at`, by the clock that the engine has too.
 fn remaining(started_at: i64, period: Duration) -> Duration {
