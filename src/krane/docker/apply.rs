@@ -52,8 +52,10 @@ impl DockerBackend {
         self.remove_all(&dead).await?;
         self.start_all(&missing, &network, &turn).await?;
         self.monitor.refresh(id).await;
-        self.replace(spec, &surplus, &wanted, &missing).await?;
-        self.monitor.refresh(id).await;
+        if !surplus.is_empty() {
+            self.replace(spec, &surplus, &wanted, &missing).await?;
+            self.monitor.refresh(id).await;
+        }
         tracing::info!(deployment = %id, replicas = spec.replicas(), "applied");
         Ok(())
     }
@@ -115,9 +117,6 @@ impl DockerBackend {
         wanted: &[Wanted<'_>],
         made: &[&Wanted<'_>],
     ) -> Result<(), BackendError> {
-        if surplus.is_empty() {
-            return Ok(());
-        }
         let id = &spec.deployment_id;
         if let Err(why) = self.successors_ready(spec, surplus, wanted).await {
             // What an apply that was cut off has made, too.
