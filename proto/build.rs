@@ -5,7 +5,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// What launchway serves.
-const OURS: [&str; 6] = [
+const OURS: [&str; 7] = [
     "ctrl/v1/build.proto",
     "ctrl/v1/cleanup.proto",
     "ctrl/v1/deployment.proto",

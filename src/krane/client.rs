@@ -127,7 +127,7 @@ impl Runtime for KraneClient {
     }
 
     async fn found(&self) -> Result<Vec<Found>, StepError> {
-        let request = within(ListDeploymentsRequest {}, ASK);
+        let request = within(ListDeploymentsRequest::default(), ASK);
         let found = self.inner.clone().list_deployments(request).await.map_err(step_error)?;
         // What belongs to no deployment goes with the last of its namespace.
         Ok(found
