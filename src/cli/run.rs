@@ -8,6 +8,7 @@ use launchway_proto::{
 };
 use launchway_workflows::names::DEFAULT_ENVIRONMENT;
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     Exit, Failure,
@@ -23,32 +24,38 @@ use super::{
 const INTERRUPTED: u8 = 130;
 
 pub(super) async fn run(global: &Global, args: RunArgs) -> Result<Exit, Failure> {
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Failure::usage)?;
     let request = request(global, args)?;
-    let mut api = connect(global).await?;
     let renderer = Renderer::of(global);
+    tokio::select! {
+        ended = follow(global, request, &renderer) => ended,
+        _ = interrupt.recv() => {
+            // The command ends with the call.
+            renderer.note("ended: the command is stopped and removed");
+            Ok(Exit::Command(INTERRUPTED))
+        }
+    }
+}
+
+async fn follow(
+    global: &Global,
+    request: RunCommandRequest,
+    renderer: &Renderer,
+) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
     let call = |status| Failure::of_call(&status);
     let mut events = api.runtime.run_command(request).await.map_err(call)?.into_inner();
-    loop {
-        let next = tokio::select! {
-            next = events.message() => next.map_err(call)?,
-            _ = tokio::signal::ctrl_c() => {
-                // The command ends with the call.
-                renderer.note("ended: the command is stopped and removed");
-                return Ok(Exit::Command(INTERRUPTED));
-            }
-        };
-        let Some(next) = next else {
-            return Err(Failure::new(Exit::Internal, "the command's end was not told"));
-        };
+    while let Some(next) = events.message().await.map_err(call)? {
         if !next.deployment_id.is_empty() {
             renderer.note(&format!("running beside {}", next.deployment_id));
         }
         match next.event.and_then(|event| event.event) {
             Some(Event::Line(line)) => show(global, &line),
-            Some(Event::Ended(ended)) => return Ok(end(global, &renderer, &ended)),
+            Some(Event::Ended(ended)) => return Ok(end(global, renderer, &ended)),
             Some(Event::Started(_)) | None => {}
         }
     }
+    Err(Failure::new(Exit::Internal, "the command's end was not told"))
 }
 
 fn request(global: &Global, args: RunArgs) -> Result<RunCommandRequest, Failure> {

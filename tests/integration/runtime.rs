@@ -5,9 +5,16 @@ use std::{
     process::{Output, Stdio},
 };
 
+use launchway_proto::krane::v1::{
+    RunTaskRequest, deployment_service_client::DeploymentServiceClient, task_event,
+};
+use launchway_workflows::ids::EnvironmentId;
 use serde_json::Value;
 
-use crate::support::{App, Installation, docker, eventually, signal, text};
+use crate::{
+    servers::private::Private,
+    support::{App, Installation, docker, eventually, signal, text},
+};
 
 /// Says something at its start and whatever is written to `/say`.
 fn talking() -> App {
@@ -168,4 +175,78 @@ fn run_runs_once_beside_the_instances_and_leaves_nothing() {
     let missing = here.run(&["run", &id, "--", "/no/such/program"]);
     assert_eq!(missing.status.code(), Some(9), "{}", text(&missing));
     assert!(text(&missing).contains("/no/such/program"), "{}", text(&missing));
+}
+
+/// A task of the deployment, to its end: what it printed and its exit code.
+async fn task(krane: &str, request: RunTaskRequest) -> Option<(Vec<String>, i32)> {
+    let mut krane = DeploymentServiceClient::connect(krane.to_owned()).await.ok()?;
+    let mut events = krane.run_task(request).await.ok()?.into_inner();
+    let mut lines = Vec::new();
+    loop {
+        match events.message().await.ok()??.event? {
+            task_event::Event::Started(_) => {}
+            task_event::Event::Line(line) => lines.push(line.text),
+            task_event::Event::Ended(ended) => return Some((lines, ended.exit_code)),
+        }
+    }
+}
+
+/// kill -9 of an engine of the test's own, which takes its containers with it.
+#[test]
+fn what_the_engine_took_with_it_runs_again_and_how_a_task_ended_is_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let engine = Private::prepare(dir.path());
+    let mut process = engine.command().spawn().unwrap();
+    eventually("the engine answers", || engine.answers().then_some(()));
+    let mut here = Installation::prepare(&[]);
+    here.set_env("DOCKER_HOST", &engine.host());
+    here.up();
+    let shown = here.deploy(talking().path(), &["--project", "shop"]);
+    let (id, krane) = (id_of(&shown), format!("http://{}", here.address("krane.bind")));
+    let request = |name: &str, script: &str, join_only| RunTaskRequest {
+        namespace: EnvironmentId::generate().to_string(),
+        deployment_id: id.clone(),
+        task_id: name.to_owned(),
+        image: shown["digest"].as_str().unwrap().to_owned(),
+        command: ["/bin/busybox", "sh", "-c", script].map(str::to_owned).to_vec(),
+        join_only,
+        ..RunTaskRequest::default()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let ended = runtime.block_on(task(&krane, request("ended", "echo done; exit 3", false)));
+    assert_eq!(ended, Some((vec!["done".to_owned()], 3)));
+    let endless = request("endless", "echo begun; exec /bin/busybox sleep 600", false);
+    let endless = {
+        let krane = krane.clone();
+        runtime.spawn(async move { task(&krane, endless).await })
+    };
+    eventually("it runs", || {
+        let join = request("endless", "", true);
+        let begun = async {
+            let mut krane = DeploymentServiceClient::connect(krane.clone()).await.ok()?;
+            let mut events = krane.run_task(join).await.ok()?.into_inner();
+            events.message().await.ok()?
+        };
+        runtime.block_on(begun)
+    });
+    signal("KILL", process.id());
+    process.wait().unwrap();
+    assert_eq!(runtime.block_on(endless).unwrap(), None, "it cannot say how that ended");
+
+    process = engine.command().spawn().unwrap();
+    let host = "shop-preview-local.localhost";
+    let gateway = here.address("gateway.bind");
+    eventually("the application answers again", || {
+        crate::support::request(gateway, host, "/").filter(|answer| answer.body.contains("hello"))
+    });
+    let again = runtime.block_on(task(&krane, request("ended", "", true)));
+    assert_eq!(again, ended, "what had ended is known as before");
+    let (lines, code) = runtime.block_on(task(&krane, request("endless", "", true))).unwrap();
+    assert_eq!(lines, ["begun"]);
+    assert_ne!(code, 0, "it was ended, and did not run again");
+    let said = here.run(&["exec", &id, "--", "/bin/busybox", "echo", "back"]);
+    assert_eq!(stdout(&said), "back\n", "{}", text(&said));
+    drop(here);
+    signal("TERM", process.id());
+    process.wait().unwrap();
 }
