@@ -76,7 +76,6 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::List(args) => query::list(global, args).await,
         Command::Inspect { id, openapi: false } => inspect::inspect(global, &id).await,
         Command::Inspect { id, openapi: true } => inspect::openapi(global, &id).await,
-
         Command::Logs(args) if args.runtime.runtime => runtime_logs::logs(global, args).await,
         Command::Logs(args) => logs::logs(global, args).await,
         Command::Exec(args) => exec::exec(global, args).await,
