@@ -5,11 +5,14 @@ use std::{env, error::Error, fs, path::PathBuf};
 use prost::Message;
 
 /// What launchway serves.
-const OURS: [&str; 7] = [
+const OURS: &[&str] = &[
     "ctrl/v1/build.proto",
     "ctrl/v1/cleanup.proto",
     "ctrl/v1/deployment.proto",
     "ctrl/v1/domain.proto",
+    "ctrl/v1/environment.proto",
+    "ctrl/v1/key.proto",
+    "ctrl/v1/project.proto",
     "ctrl/v1/runtime.proto",
     "krane/v1/deployment.proto",
     "gateway/v1/route.proto",

@@ -17,6 +17,7 @@ pub mod krane;
 pub mod pack;
 pub mod registry;
 pub mod restate;
+mod run_options;
 pub mod storage;
 pub mod store;
 pub mod telemetry;

@@ -1,18 +1,13 @@
 //! Seals what must be kept and must not be seen: build secrets travel through
-//! submissions and lie in the database only like this.
+//! submissions, and lie in the database like the values of variables, only like
+//! this.
 
 use base64::{Engine, engine::general_purpose::STANDARD_NO_PAD as BASE64};
 use chacha20poly1305::{
     XChaCha20Poly1305, XNonce,
     aead::{Aead, KeyInit, Payload},
 };
-use launchway_workflows::{
-    error::{ErrorCode, StepError},
-    ids::WorkspaceId,
-    model::Sealed,
-    ports::Unsealer,
-    secret::Secret,
-};
+use launchway_workflows::{ids::WorkspaceId, model::Sealed, ports::Unsealer, secret::Secret};
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 
@@ -74,16 +69,8 @@ impl Vault {
 }
 
 impl Unsealer for Vault {
-    fn open(
-        &self,
-        workspace: &WorkspaceId,
-        name: &str,
-        sealed: &Sealed,
-    ) -> Result<Secret, StepError> {
-        self.opened(workspace, name, sealed).map_err(|why| {
-            let message = format!("the build secret `{name}` cannot be opened: {why}");
-            StepError::permanent(ErrorCode::BuildFailed, message)
-        })
+    fn open(&self, workspace: &WorkspaceId, name: &str, sealed: &Sealed) -> Result<Secret, String> {
+        self.opened(workspace, name, sealed).map_err(str::to_owned)
     }
 }
 

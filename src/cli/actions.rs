@@ -7,14 +7,13 @@ use launchway_proto::ctrl::v1::{
     CancelDeploymentRequest, PromoteRequest, RedeployRequest, ReleasedDeployment,
     RetryDeploymentRequest, RollbackRequest,
 };
-use launchway_workflows::names::DEFAULT_ENVIRONMENT;
 use serde_json::json;
 
 use super::{
     Exit, Failure,
     args::{CancelArgs, FollowArgs, Global, RetryArgs},
     connect::connect,
-    deploy::{announce, follow, here, settled},
+    deploy::{announce, follow, settled},
     project,
     render::{Renderer, emit, print},
 };
@@ -102,11 +101,7 @@ pub(super) async fn rollback(global: &Global, id: Option<String>) -> Result<Exit
     match id {
         Some(id) => request.target_deployment_id = id,
         None => {
-            let file = project::read(here())?;
-            request.project_id = project::name(global, &file, here())?;
-            let environment = global.environment.clone().or(file.environment);
-            request.environment_slug =
-                environment.unwrap_or_else(|| DEFAULT_ENVIRONMENT.to_owned());
+            (request.project_id, request.environment_slug) = project::environment_here(global)?;
         }
     }
     let mut api = connect(global).await?;

@@ -77,6 +77,12 @@ pub(super) enum Command {
     Down(DownArgs),
     /// Check that everything is in place
     Doctor(ConfigArgs),
+    /// Write a first launchway.toml for a directory
+    Init {
+        /// Directory
+        #[arg(default_value = ".")]
+        path: PathBuf,
+    },
     /// Take a directory, or an image, to a running deployment
     Deploy(DeployArgs),
     /// Build an image of a directory, without deploying it
@@ -107,6 +113,19 @@ pub(super) enum Command {
         /// Deployment id
         id: String,
     },
+    /// Change how many instances the live deployment has, and the next ones by default
+    Scale(ScaleArgs),
+    /// Set, list and remove an environment's variables
+    #[command(subcommand)]
+    Env(EnvCommand),
+    /// Show projects
+    Project {
+        #[command(subcommand)]
+        command: ProjectCommand,
+    },
+    /// Create, list and revoke API keys
+    #[command(subcommand)]
+    Keys(KeysCommand),
     /// List deployments
     #[command(alias = "ls")]
     List(ListArgs),
@@ -176,6 +195,92 @@ pub(super) enum DomainsCommand {
         /// Hostname
         name: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ScaleArgs {
+    /// Instances, at least 1
+    pub(super) replicas: u32,
+    /// Deployment id, which must be live [default: the project's]
+    pub(super) id: Option<String>,
+    /// Of this process [default: web, or the only one]
+    #[arg(long, value_name = "NAME")]
+    pub(super) process: Option<String>,
+    /// Thousandths of a core for each; 0: no limit [default: as it is]
+    #[arg(long, value_name = "MILLICORES")]
+    pub(super) cpu: Option<u32>,
+    /// MiB for each; 0: no limit [default: as it is]
+    #[arg(long, value_name = "MIB")]
+    pub(super) memory: Option<u64>,
+    /// Stop waiting after this time; the change goes on
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    pub(super) wait_timeout: crate::config::Period,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum EnvCommand {
+    /// Set variables, for the next deployments
+    Set {
+        /// NAME=VALUE, NAME=@FILE, or NAME=- for what comes on stdin
+        #[arg(required = true, value_name = "NAME=VALUE|@FILE|-")]
+        variables: Vec<String>,
+    },
+    /// List the names of variables; values are never shown
+    List,
+    /// Remove variables, for the next deployments
+    Unset {
+        /// Name
+        #[arg(required = true, value_name = "NAME")]
+        names: Vec<String>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ProjectCommand {
+    /// List projects with their environments and what is live there
+    List,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum KeysCommand {
+    /// Create a key; its secret is printed this once
+    Create {
+        /// What it may do: look, look and deploy, or everything
+        #[arg(long, value_enum)]
+        role: RoleName,
+        /// What it is for
+        #[arg(long, value_name = "TEXT", default_value = "")]
+        name: String,
+    },
+    /// List keys
+    List,
+    /// End a key at once and for good
+    Revoke {
+        /// Key id
+        id: String,
+    },
+}
+
+/// See `keys create`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum RoleName {
+    /// Everything
+    Admin,
+    /// Look and deploy
+    Deploy,
+    /// Look
+    Read,
+}
+
+impl RoleName {
+    /// The name in the API.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            RoleName::Admin => "admin",
+            RoleName::Deploy => "deploy",
+            RoleName::Read => "read",
+        }
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -411,6 +516,9 @@ pub(super) struct LogsArgs {
     /// Build output (the default)
     #[arg(long)]
     pub(super) build: bool,
+    /// The output of the release command alone
+    #[arg(long)]
+    pub(super) release: bool,
     /// Follow until the deployment ends, or with --runtime until its instances are removed
     #[arg(long, short)]
     pub(super) follow: bool,

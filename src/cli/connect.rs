@@ -5,6 +5,8 @@ use std::time::Duration;
 use launchway_proto::ctrl::v1::{
     build_service_client::BuildServiceClient, cleanup_service_client::CleanupServiceClient,
     deployment_service_client::DeploymentServiceClient, domain_service_client::DomainServiceClient,
+    environment_service_client::EnvironmentServiceClient, key_service_client::KeyServiceClient,
+    project_service_client::ProjectServiceClient,
     runtime_service_client::RuntimeServiceClient,
 };
 use tonic::{
@@ -42,6 +44,9 @@ pub(super) struct Api {
     pub(super) domains: DomainServiceClient<Authorized>,
     pub(super) cleanup: CleanupServiceClient<Authorized>,
     pub(super) runtime: RuntimeServiceClient<Authorized>,
+    pub(super) environments: EnvironmentServiceClient<Authorized>,
+    pub(super) projects: ProjectServiceClient<Authorized>,
+    pub(super) keys: KeyServiceClient<Authorized>,
 }
 
 pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
@@ -85,6 +90,9 @@ pub(super) async fn connect(global: &Global) -> Result<Api, Failure> {
         runtime: RuntimeServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         domains: DomainServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         cleanup: CleanupServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        environments: EnvironmentServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        projects: ProjectServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+        keys: KeyServiceClient::with_interceptor(channel.clone(), bearer.clone()),
         builds: BuildServiceClient::with_interceptor(channel, bearer),
     })
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use launchway_proto::ctrl::v1::{
-    CreateDeploymentRequest, Deployment, RunOptions, WatchDeploymentRequest,
+    CreateDeploymentRequest, Deployment, WatchDeploymentRequest,
     create_deployment_request::Source, deployment_event::Event,
 };
 
@@ -17,7 +17,7 @@ use super::{
     render::{Renderer, emit, print},
     source::{BuildSource, branch, commit},
 };
-use crate::pack;
+use crate::{pack, run_options};
 
 /// Pauses between attempts to reach the control API again.
 const REWATCH: Duration = Duration::from_millis(200);
@@ -29,6 +29,7 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<Exit, Fa
     let file = project::read(&args.path)?;
     let project = project::name(global, &file, &args.path)?;
     let source = BuildSource::new(&args.path, &args.build, &file)?;
+    let run = project::run_options(&file, args.port, args.replicas)?;
     let mut api = connect(global).await?;
     let git = if args.image.is_some() { None } else { pack::git::detect(&args.path).await };
     let build_options = Some(source.options());
@@ -49,11 +50,7 @@ pub(super) async fn deploy(global: &Global, args: DeployArgs) -> Result<Exit, Fa
         idempotency_key: args.build.idempotency_key.clone(),
         content_hash,
         build_options,
-        run_options: Some(RunOptions {
-            port: u32::from(args.port.or(file.port).unwrap_or(0)),
-            replicas: args.replicas.or(file.replicas).unwrap_or(0),
-            ..RunOptions::default()
-        }),
+        run_options: Some(run_options::to_proto(&run)),
         queue_policy: file.queue,
     };
     let created = api.deployments.create_deployment(request).await;

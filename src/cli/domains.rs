@@ -3,14 +3,12 @@
 use launchway_proto::ctrl::v1::{
     AddDomainRequest, Domain, ListDomainsRequest, RemoveDomainRequest,
 };
-use launchway_workflows::names::DEFAULT_ENVIRONMENT;
 use serde_json::{Value, json};
 
 use super::{
     Exit, Failure,
     args::{DomainsCommand, Global},
     connect::connect,
-    deploy::here,
     project,
     render::{emit, print, table},
 };
@@ -58,14 +56,8 @@ fn row(domain: Domain) -> Vec<String> {
 }
 
 async fn add(global: &Global, name: String) -> Result<Exit, Failure> {
-    let file = project::read(here())?;
-    let project_id = project::name(global, &file, here())?;
-    let environment = global.environment.clone().or(file.environment);
-    let request = AddDomainRequest {
-        project_id,
-        environment_slug: environment.unwrap_or_else(|| DEFAULT_ENVIRONMENT.to_owned()),
-        name,
-    };
+    let (project_id, environment_slug) = project::environment_here(global)?;
+    let request = AddDomainRequest { project_id, environment_slug, name };
     let mut api = connect(global).await?;
     let answer = api.domains.add_domain(request).await;
     let added = answer.map_err(|status| Failure::of_call(&status))?.into_inner().domain;

@@ -1,13 +1,14 @@
 //! A deployment with its attempts and their steps, for people.
 
 use launchway_proto::ctrl::v1::{Deployment, DeploymentStep, Failure as Failed, GetOpenapiRequest};
+use launchway_workflows::app::{Check, Process};
 use serde_json::json;
 
 use super::{
     Exit, Failure,
     args::Global,
     connect::connect,
-    query::{deployment_json, get},
+    query::{deployment_json, get, recorded, variables},
     render::{emit, failed_text, print, table},
     time::{ago, clock, duration, now_ms},
 };
@@ -82,7 +83,47 @@ fn header(deployment: &Deployment, now: i64) -> Vec<(&'static str, String)> {
         ("attempt", deployment.attempt.to_string()),
         ("invocation", deployment.invocation_id.clone()),
         ("created", ago(deployment.created_at, now)),
+        ("variables", variables(deployment).join(", ")),
     ]
+    .into_iter()
+    .chain(runs(deployment))
+    .collect()
+}
+
+/// How it runs, as recorded.
+fn runs(deployment: &Deployment) -> Vec<(&'static str, String)> {
+    let Some(options) = recorded(deployment) else { return Vec::new() };
+    let processes = options.all_processes();
+    let mut rows: Vec<_> =
+        processes.iter().map(|(name, one)| ("runs", process_text(name, one))).collect();
+    let mut stop: Vec<String> = options.stop_signal.iter().cloned().collect();
+    stop.extend(options.drain_ms.map(|ms| format!("killed after {}", duration(ms.into()))));
+    rows.push(("stops", stop.join(", ")));
+    let release = options.release.map(|release| release.command.join(" "));
+    rows.push(("release", release.unwrap_or_default()));
+    rows
+}
+
+/// `2 of web: 500 millicores, 256 MiB, port 3000, ready on GET /healthz`
+fn process_text(name: &str, process: &Process) -> String {
+    let mut parts = Vec::new();
+    if process.cpu_millicores > 0 {
+        parts.push(format!("{} millicores", process.cpu_millicores));
+    }
+    if process.memory_mib > 0 {
+        parts.push(format!("{} MiB", process.memory_mib));
+    }
+    parts.extend(process.port.map(|port| format!("port {port}")));
+    parts.extend(process.health.as_ref().map(|health| match &health.check {
+        Check::Path(path) => format!("ready on GET {path}"),
+        Check::Tcp => "ready on a connection".to_owned(),
+        Check::Command(command) => format!("ready on `{}`", command.join(" ")),
+    }));
+    if !process.command.is_empty() {
+        parts.push(format!("`{}`", process.command.join(" ")));
+    }
+    let details = if parts.is_empty() { String::new() } else { format!(": {}", parts.join(", ")) };
+    format!("{} of {name}{details}", process.replicas.max(1))
 }
 
 /// A failure is noted as soon as its unwinding begins.

@@ -1,6 +1,7 @@
 //! `logs`: a build's output, followed through whatever happens to the server.
 
 use launchway_proto::ctrl::v1::{BuildLogLine, StreamBuildLogsRequest};
+use launchway_workflows::step::Step;
 use serde_json::json;
 
 use super::{
@@ -14,7 +15,7 @@ use super::{
 pub(super) async fn logs(global: &Global, args: LogsArgs) -> Result<Exit, Failure> {
     let mut api = connect(global).await?;
     let renderer = Renderer::of(global);
-    let (mut output, mut away) = (LogPrinter::new(global.json), 0);
+    let (mut output, mut away) = (LogPrinter::new(global.json, args.release), 0);
     loop {
         let request = StreamBuildLogsRequest {
             deployment_id: args.id.clone(),
@@ -58,13 +59,15 @@ struct LogPrinter {
     cursor: i64,
     seen: i64,
     count: u64,
+    /// Nothing but the release command's.
+    only_release: bool,
     /// Whose line has not ended.
     open: Option<(String, String)>,
 }
 
 impl LogPrinter {
-    fn new(json: bool) -> Self {
-        Self { json, cursor: 0, seen: 0, count: 0, open: None }
+    fn new(json: bool, only_release: bool) -> Self {
+        Self { json, cursor: 0, seen: 0, count: 0, only_release, open: None }
     }
 
     /// Whether anything was printed since the last question.
@@ -74,6 +77,9 @@ impl LogPrinter {
 
     fn print(&mut self, line: &BuildLogLine) {
         self.cursor = line.cursor;
+        if self.only_release && line.vertex != Step::ReleaseCommand.name() {
+            return;
+        }
         self.count += 1;
         if self.json {
             return emit(&log_json(line));

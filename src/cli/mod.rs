@@ -9,16 +9,19 @@ mod connect;
 mod deploy;
 mod doctor;
 mod domains;
+mod environment;
 mod exec;
 mod exit;
 mod gc;
 mod inspect;
+mod keys;
 mod logs;
 mod project;
 mod query;
 mod render;
 mod run;
 mod runtime_logs;
+mod scale;
 mod serve;
 mod source;
 mod terminal;
@@ -88,6 +91,11 @@ async fn run(cli: Cli, adapters: Arc<dyn Adapters>) -> Result<Exit, Failure> {
         Command::Builder { command: args::BuilderCommand::Use(args) } => {
             builder::use_builder(global, args).await
         }
+        Command::Init { path } => project::init(global, &path),
+        Command::Scale(args) => scale::scale(global, args).await,
+        Command::Env(command) => environment::environment(global, command).await,
+        Command::Project { command: args::ProjectCommand::List } => query::projects(global).await,
+        Command::Keys(command) => keys::keys(global, command).await,
         Command::Version => query::version(global),
     }
 }

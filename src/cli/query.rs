@@ -1,8 +1,10 @@
 //! Verbs that ask: one answer, as text or as one JSON object.
 
 use launchway_proto::ctrl::v1::{
-    Deployment, Failure as Failed, GetDeploymentRequest, ListDeploymentsRequest,
+    Deployment, Environment, Failure as Failed, GetDeploymentRequest, ListDeploymentsRequest,
+    ListProjectsRequest, Project,
 };
+use launchway_workflows::app::RunOptions;
 use serde_json::{Value, json};
 
 use super::{
@@ -14,6 +16,7 @@ use super::{
     render::{emit, print, some, table},
     time::{ago, now_ms},
 };
+use crate::run_options;
 
 pub(super) async fn list(global: &Global, args: ListArgs) -> Result<Exit, Failure> {
     let mut api = connect(global).await?;
@@ -123,6 +126,52 @@ async fn newest(global: &Global, api: &mut Api) -> Result<Deployment, Failure> {
     })
 }
 
+pub(super) async fn projects(global: &Global) -> Result<Exit, Failure> {
+    let mut api = connect(global).await?;
+    let answer = api.projects.list_projects(ListProjectsRequest {}).await;
+    let projects = answer.map_err(|status| Failure::of_call(&status))?.into_inner().projects;
+    if global.json {
+        let projects: Vec<Value> = projects.iter().map(project_json).collect();
+        emit(&json!({"type": "result", "projects": projects}));
+        return Ok(Exit::Success);
+    }
+    let rows: Vec<Vec<String>> = projects.into_iter().flat_map(project_rows).collect();
+    table(&["PROJECT", "ENVIRONMENT", "LIVE", "URL"], &rows);
+    Ok(Exit::Success)
+}
+
+fn project_json(project: &Project) -> Value {
+    let environments: Vec<Value> = project
+        .environments
+        .iter()
+        .map(|environment| {
+            json!({
+                "environment": environment.slug, "pinned": environment.pinned,
+                "live": some(&environment.live_deployment_id), "url": some(&environment.url),
+            })
+        })
+        .collect();
+    json!({
+        "project_id": project.id, "project": project.slug, "created_at": project.created_at,
+        "environments": environments,
+    })
+}
+
+fn project_rows(project: Project) -> Vec<Vec<String>> {
+    if project.environments.is_empty() {
+        return vec![vec![project.slug, "none yet".to_owned()]];
+    }
+    let row = |environment: Environment| {
+        let pinned = if environment.pinned { " (pinned)" } else { "" };
+        let live = match environment.live_deployment_id.as_str() {
+            "" => "nothing".to_owned(),
+            id => format!("{id}{pinned}"),
+        };
+        vec![project.slug.clone(), environment.slug, live, environment.url]
+    };
+    project.environments.into_iter().map(row).collect()
+}
+
 pub(super) fn version(global: &Global) -> Result<Exit, Failure> {
     let version = env!("CARGO_PKG_VERSION");
     match global.json {
@@ -178,11 +227,33 @@ pub(super) fn deployment_json(deployment: &Deployment) -> Value {
         "stalled_since": deployment.stalled_since,
         "stalled_why": some(&deployment.stalled_why),
         "created_at": deployment.created_at,
+        "run": run_json(deployment),
+        "variables": variables(deployment),
         "steps": steps,
         "failure": deployment.failure.as_ref().map(failure_json),
         "attempts": attempts,
         "warnings": deployment.warnings,
     })
+}
+
+/// How it runs, in the words that `run_options` has over HTTP, with every process
+/// by name.
+fn run_json(deployment: &Deployment) -> Value {
+    let Some(options) = recorded(deployment) else { return Value::Null };
+    json!({"options": options, "processes": options.all_processes()})
+}
+
+/// What is recorded with it.
+pub(super) fn recorded(deployment: &Deployment) -> Option<RunOptions> {
+    run_options::from_proto(deployment.run_options.clone()?).ok()
+}
+
+/// Names, in order.
+pub(super) fn variables(deployment: &Deployment) -> Vec<&str> {
+    let mut names: Vec<&str> =
+        deployment.environment_variables.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
 }
 
 fn failure_json(failure: &Failed) -> Value {

@@ -144,11 +144,11 @@ impl Renderer {
 
     /// The steps whose status has changed.
     pub(super) fn deployment(&mut self, deployment: &Deployment) {
-        if deployment
-            .steps
-            .iter()
-            .all(|step| step.name != "build-image" || step.status != "running")
-        {
+        let prints = |step: &DeploymentStep| {
+            ["build-image", "release-command"].contains(&step.name.as_str())
+                && step.status == "running"
+        };
+        if !deployment.steps.iter().any(prints) {
             self.vertices.clear();
         }
         let (quiet, from) = (self.quiet, self.from_attempt);

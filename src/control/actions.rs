@@ -111,13 +111,21 @@ async fn previous(control: &Control, request: &RollbackRequest) -> Result<Deploy
 }
 
 /// The message with the last lines of the instance, where there are any.
-fn told(failure: &StepFailure) -> String {
+pub(super) fn told(failure: &StepFailure) -> String {
     let mut text = failure.to_string();
     for line in &failure.log_tail {
         text.push_str("\n  | ");
         text.push_str(line);
     }
     text
+}
+
+/// Instances that do not get ready have an exit code of their own.
+pub(super) fn failed(failure: &StepFailure, text: String) -> Status {
+    match failure.code.exit_code() {
+        UNHEALTHY => Status::aborted(text),
+        _ => Status::failed_precondition(text),
+    }
 }
 
 async fn release(
@@ -139,12 +147,12 @@ async fn release(
         }),
         Released::Refused(reason) => Err(Status::failed_precondition(reason)),
         Released::Failed(failure) if failure.code.exit_code() == UNHEALTHY => {
-            Err(Status::aborted(format!("{}; nothing was changed", told(&failure))))
+            Err(failed(&failure, format!("{}; nothing was changed", told(&failure))))
         }
-        Released::Failed(failure) => Err(Status::failed_precondition(format!(
-            "`{}` does not run and cannot be started: {}",
-            request.target_deployment_id,
-            told(&failure)
-        ))),
+        Released::Failed(failure) => {
+            let id = &request.target_deployment_id;
+            let text = format!("`{id}` does not run and cannot be started: {}", told(&failure));
+            Err(failed(&failure, text))
+        }
     }
 }

@@ -7,9 +7,12 @@ use std::{
 };
 
 use hyper::{Request, Response, header::AUTHORIZATION};
+use launchway_proto::ctrl::v1::key_service_server::KeyServiceServer;
+use launchway_workflows::ids::ApiKeyId;
 use tonic::{Status, body::Body, server::NamedService};
 use tower::Service;
 
+use super::Control;
 use crate::store::{Role, Store};
 
 /// Checks keys against the database.
@@ -23,7 +26,7 @@ impl Authenticate {
         Self { store }
     }
 
-    async fn check(&self, header: Option<String>, path: &str) -> Result<(), Status> {
+    async fn check(&self, header: Option<String>, path: &str) -> Result<Caller, Status> {
         let secret =
             header.as_deref().and_then(|value| value.strip_prefix("Bearer ")).ok_or_else(|| {
                 Status::unauthenticated("an API key is needed: pass --token or set LAUNCHWAY_TOKEN")
@@ -40,7 +43,7 @@ impl Authenticate {
         })?;
         let needed = needed(path);
         if key.role >= needed {
-            return Ok(());
+            return Ok(Caller(key.id));
         }
         let message =
             format!("this API key ({}) may not do that: use one with the role {needed:?}", key.id);
@@ -48,9 +51,24 @@ impl Authenticate {
     }
 }
 
-/// Methods that only look need less.
+/// Whose key a call was made with.
+#[derive(Debug, Clone)]
+pub(super) struct Caller(pub(super) ApiKeyId);
+
+impl Caller {
+    /// Every call of a guarded service has one.
+    pub(super) fn of<T>(request: &tonic::Request<T>) -> Result<Self, Status> {
+        let caller = request.extensions().get::<Self>().cloned();
+        caller.ok_or_else(|| Status::internal("the caller is not known"))
+    }
+}
+
+/// Methods that only look need less; keys are for those who may do everything.
 fn needed(path: &str) -> Role {
-    let method = path.rsplit('/').next().unwrap_or_default();
+    let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+    if service == KeyServiceServer::<Control>::NAME {
+        return Role::Admin;
+    }
     match ["Get", "List", "Watch", "Stream", "Explain"].iter().any(|verb| method.starts_with(verb))
     {
         true => Role::Read,
@@ -91,11 +109,15 @@ where
         // The service that was polled ready must be the one that is called.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
+        let mut request = request;
         Box::pin(async move {
             let header = request.headers().get(AUTHORIZATION);
             let header = header.and_then(|value| value.to_str().ok()).map(str::to_owned);
             match authenticate.check(header, request.uri().path()).await {
-                Ok(()) => inner.call(request).await,
+                Ok(caller) => {
+                    request.extensions_mut().insert(caller);
+                    inner.call(request).await
+                }
                 Err(status) => Ok(status.into_http()),
             }
         })

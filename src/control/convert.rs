@@ -1,10 +1,16 @@
 //! Views of the database as messages of the API.
 
 use launchway_proto::ctrl::v1 as proto;
-use launchway_workflows::{engine::undo::Undone, error::StepFailure, status::DeploymentStatus};
+use launchway_workflows::{
+    app::{Check, RunOptions, WEB},
+    engine::undo::Undone,
+    error::StepFailure,
+    status::DeploymentStatus,
+};
 
 use crate::{
     config::Gateway,
+    run_options,
     store::{AttemptView, BuildLogLine, DeploymentView, StepView},
 };
 
@@ -35,10 +41,7 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
     }
     let (restarted_at_step, restarted_why) = view.restarted.unwrap_or_default();
     let (stalled_since, stalled_why) = view.stalled.unzip();
-    let replicas = match view.run_options.replicas {
-        0 => i32::try_from(view.replicas).unwrap_or(i32::MAX),
-        replicas => i32::try_from(replicas).unwrap_or(i32::MAX),
-    };
+    let names = view.variables.into_iter().map(|name| (name, String::new()));
     proto::Deployment {
         id: view.id.to_string(),
         workspace_id: view.workspace_id,
@@ -48,19 +51,9 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
         git_branch: view.branch,
         status: status(view.status).into(),
         error_message: view.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
-        environment_variables: Default::default(),
-        topology: Some(proto::Topology {
-            cpu_millicores: i32::try_from(view.cpu_millicores).unwrap_or(i32::MAX),
-            memory_mb: i32::try_from(view.memory_mib).unwrap_or(i32::MAX),
-            regions: vec![proto::RegionalConfig {
-                region: "local".to_owned(),
-                min_instances: replicas,
-                max_instances: replicas,
-            }],
-            idle_timeout_seconds: 0,
-            health_check_path: "/".to_owned(),
-            port: i32::from(view.run_options.port),
-        }),
+        environment_variables: names.collect(),
+        topology: Some(topology(&view.run_options)),
+        run_options: Some(run_options::to_proto(&view.run_options)),
         created_at: view.created_at,
         updated_at: view.updated_at,
         hostnames: view.domains,
@@ -88,6 +81,31 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
         stalled_since,
         stalled_why: stalled_why.unwrap_or_default(),
         cancel_requested: view.cancel_requested,
+    }
+}
+
+/// Of the process that gets requests, else of the first one.
+fn topology(options: &RunOptions) -> proto::Topology {
+    let number = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
+    let all = options.all_processes();
+    let process = all.get(WEB).or_else(|| all.values().next()).cloned().unwrap_or_default();
+    let path = match process.health.map(|health| health.check) {
+        None => "/".to_owned(),
+        Some(Check::Path(path)) => path,
+        Some(Check::Tcp | Check::Command(_)) => String::new(),
+    };
+    let replicas = number(process.replicas.into());
+    proto::Topology {
+        cpu_millicores: number(process.cpu_millicores.into()),
+        memory_mb: number(process.memory_mib),
+        regions: vec![proto::RegionalConfig {
+            region: "local".to_owned(),
+            min_instances: replicas,
+            max_instances: replicas,
+        }],
+        idle_timeout_seconds: 0,
+        health_check_path: path,
+        port: process.port.map_or(0, i32::from),
     }
 }
 

@@ -15,7 +15,7 @@ use launchway_proto::ctrl::v1::{
 };
 use launchway_workflows::{
     ids::DeploymentId,
-    model::{BuildContext, BuildOptions, GitCommit, Purpose, RunOptions},
+    model::{BuildContext, BuildOptions, GitCommit, Purpose},
     ports::StoreError,
     services::{
         build_slots,
@@ -30,6 +30,7 @@ use tonic::{Request, Response, Status};
 use super::{Control, actions, convert, explain, journal, secrets, watch};
 use crate::{
     restate::RestateError,
+    run_options,
     store::{DeploymentFilter, DeploymentView},
 };
 
@@ -237,9 +238,8 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
         None => (None, None),
     };
     let build = request.build_options.unwrap_or_default();
-    let run = request.run_options.unwrap_or_default();
-    let port = u16::try_from(run.port)
-        .map_err(|_| Status::invalid_argument(format!("port {} is over 65535", run.port)))?;
+    let run_options = run_options::from_proto(request.run_options.unwrap_or_default())
+        .map_err(Status::invalid_argument)?;
     Ok(CreateDeployment {
         purpose: Purpose::Deploy,
         workspace_id: None,
@@ -264,7 +264,7 @@ fn input_of(request: CreateDeploymentRequest) -> Result<CreateDeployment, Status
             no_cache: build.no_cache,
             secrets: BTreeMap::new(),
         },
-        run_options: RunOptions { port, replicas: run.replicas, ..RunOptions::default() },
+        run_options,
         queue_policy: request
             .queue_policy
             .filter(|policy| !policy.is_empty())

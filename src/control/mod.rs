@@ -8,8 +8,11 @@ mod cleanup;
 mod convert;
 mod deployments;
 mod domains;
+mod environments;
 mod explain;
 mod journal;
+mod keys;
+mod projects;
 mod routes;
 mod runtime;
 mod secrets;
@@ -22,7 +25,10 @@ use launchway_proto::{
     ctrl::v1::{
         build_service_server::BuildServiceServer, cleanup_service_server::CleanupServiceServer,
         deployment_service_server::DeploymentServiceServer,
-        domain_service_server::DomainServiceServer, runtime_service_server::RuntimeServiceServer,
+        domain_service_server::DomainServiceServer,
+        environment_service_server::EnvironmentServiceServer, key_service_server::KeyServiceServer,
+        project_service_server::ProjectServiceServer,
+        runtime_service_server::RuntimeServiceServer,
     },
     gateway::v1::route_service_server::RouteServiceServer,
 };
@@ -65,7 +71,7 @@ pub struct Control {
     pub max_context_bytes: u64,
     /// After how long what happens by itself.
     pub limits: Limits,
-    /// Seals build secrets.
+    /// Seals build secrets and variables.
     pub vault: Vault,
     /// What runs.
     pub krane: KraneClient,
@@ -98,6 +104,9 @@ impl Control {
         let domains = DomainServiceServer::from_arc(Arc::clone(&api));
         let cleanup = CleanupServiceServer::from_arc(Arc::clone(&api));
         let runtime = RuntimeServiceServer::from_arc(Arc::clone(&api));
+        let environments = EnvironmentServiceServer::from_arc(Arc::clone(&api));
+        let keys = KeyServiceServer::from_arc(Arc::clone(&api));
+        let projects = ProjectServiceServer::from_arc(Arc::clone(&api));
         let builds = BuildServiceServer::from_arc(api);
         let mut router = tonic::transport::Server::builder()
             .http2_keepalive_interval(Some(std::time::Duration::from_secs(5)))
@@ -107,6 +116,9 @@ impl Control {
             .add_service(auth::guard(authenticate.clone(), domains))
             .add_service(auth::guard(authenticate.clone(), cleanup))
             .add_service(auth::guard(authenticate.clone(), runtime))
+            .add_service(auth::guard(authenticate.clone(), environments))
+            .add_service(auth::guard(authenticate.clone(), keys))
+            .add_service(auth::guard(authenticate.clone(), projects))
             .add_service(auth::guard(authenticate, builds))
             .add_service(routes);
         // The descriptors are made by our own build: they are well-formed.

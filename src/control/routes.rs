@@ -15,6 +15,7 @@ use launchway_proto::gateway::v1::{
 };
 use launchway_workflows::{
     ids::DeploymentId,
+    model::Instance,
     ports::{RouteAnnouncer, StoreError},
     status::DeploymentStatus,
 };
@@ -43,7 +44,7 @@ struct RouteTable {
 /// Where ready instances are.
 #[derive(Default)]
 struct Addresses {
-    by_deployment: HashMap<DeploymentId, Vec<String>>,
+    by_deployment: HashMap<DeploymentId, Vec<Instance>>,
     changes: ChangeLog,
 }
 
@@ -105,11 +106,8 @@ impl RouteFeed {
         while let Some(change) = changes.next().await {
             let change = change?;
             // A process without a port has no address and gets no requests.
-            let ready = change
-                .instances
-                .into_iter()
-                .filter(|instance| instance.ready && !instance.address.is_empty());
-            let addresses: Vec<String> = ready.map(|instance| instance.address).collect();
+            let routed = |instance: &Instance| instance.ready && !instance.address.is_empty();
+            let addresses: Vec<_> = change.instances.into_iter().filter(routed).collect();
             match (change.deployment_id, &mut present) {
                 (None, _) => {
                     if let Some(by_deployment) = present.take() {
@@ -291,14 +289,20 @@ fn has(table: &RouteTable, host: &Arc<str>, route: &Arc<Route>) -> bool {
     table.by_host.get(host).is_some_and(|known| Arc::ptr_eq(known, route) || known == route)
 }
 
-fn route(row: RouteRow, addresses: &HashMap<DeploymentId, Vec<String>>) -> (Arc<str>, Arc<Route>) {
+fn route(row: RouteRow, ready: &HashMap<DeploymentId, Vec<Instance>>) -> (Arc<str>, Arc<Route>) {
     let retired = matches!(row.status, DeploymentStatus::Retired | DeploymentStatus::Retiring);
     let state = if retired { RouteState::Retired } else { RouteState::Serving };
+    // Those that are about to be stopped get no more requests.
+    let serves = |instance: &&Instance| {
+        let drained = row.drained.as_ref().filter(|drained| drained.process == instance.process);
+        drained.is_none_or(|drained| instance.replica < drained.from)
+    };
+    let instances = ready.get(&row.deployment_id).into_iter().flatten().filter(serves);
     let route = Route {
         host: row.host.clone(),
         deployment_id: row.deployment_id.to_string(),
         state: state.into(),
-        addresses: addresses.get(&row.deployment_id).cloned().unwrap_or_default(),
+        addresses: instances.map(|instance| instance.address.clone()).collect(),
     };
     (row.host.into(), Arc::new(route))
 }

@@ -1,22 +1,26 @@
 //! The workflow's and the route feed's client of krane.
 
+mod request;
+
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use launchway_proto::krane::v1::{
-    self as proto, CreateDeploymentRequest, DeleteDeploymentRequest, DeploymentRequest,
-    GetDeploymentRequest, HealthCheck, ListDeploymentsRequest, WatchInstancesRequest,
-    deployment_service_client::DeploymentServiceClient,
+    self as proto, CreateDeploymentRequest, DeleteDeploymentRequest, DeleteTaskRequest,
+    GetDeploymentRequest, ListDeploymentsRequest, TaskEvent, WatchInstancesRequest,
+    deployment_service_client::DeploymentServiceClient, task_event,
 };
 use launchway_workflows::{
+    app::WEB,
     error::{ErrorCode, StepError},
     ids::DeploymentId,
     model::Instance,
-    ports::{Found, RunSpec, Runtime},
+    ports::{Found, RunSpec, Runtime, TaskEnd, TaskLine, TaskSpec},
 };
+use tokio::sync::mpsc;
 use tonic::{
-    Code, Request, Status,
+    Code, Request, Status, Streaming,
     transport::{Channel, Endpoint},
 };
 
@@ -26,6 +30,8 @@ const CONNECT: Duration = Duration::from_secs(3);
 const APPLY: Duration = Duration::from_secs(590);
 /// Longest delete: a stop's grace and the removal.
 const DELETE: Duration = Duration::from_secs(100);
+/// From a task's own limit, which krane keeps, until it is not waited for.
+const TASK_MARGIN: Duration = Duration::from_secs(590);
 /// Longest question.
 const ASK: Duration = Duration::from_secs(10);
 /// A krane that hangs is noticed within ten seconds.
@@ -85,22 +91,7 @@ impl KraneClient {
 #[async_trait]
 impl Runtime for KraneClient {
     async fn apply(&self, spec: &RunSpec) -> Result<(), StepError> {
-        let (plan, inputs) = (&spec.plan, &spec.inputs);
-        let deployment = DeploymentRequest {
-            namespace: plan.environment_id.to_string(),
-            deployment_id: plan.deployment_id.to_string(),
-            image: spec.image.clone(),
-            replicas: inputs.options.replicas,
-            cpu_millicores: inputs.cpu_millicores,
-            memory_size_mib: inputs.memory_mib,
-            env: inputs.env.clone().into_iter().collect(),
-            port: u32::from(inputs.options.port),
-            health: Some(HealthCheck::default()),
-            project_id: plan.project_id.to_string(),
-            stop_grace_seconds: 0,
-            service_name: plan.project_slug.clone(),
-            ..DeploymentRequest::default()
-        };
+        let deployment = request::deployment(spec);
         let request = CreateDeploymentRequest { deployment: Some(deployment) };
         self.inner.clone().create_deployment(within(request, APPLY)).await.map_err(step_error)?;
         Ok(())
@@ -112,6 +103,42 @@ impl Runtime for KraneClient {
             deployment_id: id.to_string(),
         };
         self.inner.clone().delete_deployment(within(request, DELETE)).await.map_err(step_error)?;
+        Ok(())
+    }
+
+    async fn run_task(
+        &self,
+        task: &TaskSpec,
+        output: mpsc::Sender<TaskLine>,
+    ) -> Result<TaskEnd, StepError> {
+        let request = within(request::task(task), task.time_limit + TASK_MARGIN);
+        let events = match self.inner.clone().run_task(request).await {
+            Ok(events) => events.into_inner(),
+            Err(status) if task.join_only && status.code() == Code::NotFound => {
+                return Ok(TaskEnd::Unknown);
+            }
+            Err(status) => return Err(step_error(status)),
+        };
+        match task_end(events, &output).await {
+            Err(status) if task.join_only && status.code() == Code::NotFound => {
+                Ok(TaskEnd::Unknown)
+            }
+            ended => ended.map_err(step_error),
+        }
+    }
+
+    async fn delete_task(
+        &self,
+        namespace: &str,
+        id: &DeploymentId,
+        task: &str,
+    ) -> Result<(), StepError> {
+        let request = DeleteTaskRequest {
+            namespace: namespace.to_owned(),
+            deployment_id: id.to_string(),
+            task_id: task.to_owned(),
+        };
+        self.inner.clone().delete_task(within(request, DELETE)).await.map_err(step_error)?;
         Ok(())
     }
 
@@ -163,6 +190,29 @@ impl Runtime for KraneClient {
     }
 }
 
+/// Passes the lines of a task on until it has ended.
+async fn task_end(
+    mut events: Streaming<TaskEvent>,
+    output: &mpsc::Sender<TaskLine>,
+) -> Result<TaskEnd, Status> {
+    while let Some(event) = events.message().await? {
+        match event.event {
+            Some(task_event::Event::Line(line)) => {
+                // Nobody reads any more: how it ends still counts.
+                let _ = output.send(TaskLine::of_stream(line.at, &line.stream, line.text)).await;
+            }
+            Some(task_event::Event::Ended(ended)) => {
+                let message =
+                    if ended.oom_killed { "out of memory".to_owned() } else { ended.message };
+                let (exit_code, timed_out) = (ended.exit_code, ended.timed_out);
+                return Ok(TaskEnd::Exited { exit_code, timed_out, message });
+            }
+            Some(task_event::Event::Started(_)) | None => {}
+        }
+    }
+    Err(Status::unavailable("the task's events ended before the task did"))
+}
+
 fn within<T>(message: T, limit: Duration) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(limit);
@@ -178,6 +228,8 @@ fn instance(known: proto::Instance) -> Instance {
         message: if known.oom_killed { "out of memory".to_owned() } else { known.message },
         log_tail: known.log_tail,
         probe_attempts: known.probe_attempts,
+        process: if known.process.is_empty() { WEB.to_owned() } else { known.process },
+        replica: known.replica,
     }
 }
 

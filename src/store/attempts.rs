@@ -1,12 +1,11 @@
 //! The row of a deployment, as its workflow reads and moves it.
 
-use std::collections::BTreeMap;
-
 use launchway_workflows::{
+    app::Scales,
     error::{ErrorCode, StepFailure},
     ids::{DeploymentId, InvocationId},
     model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, QueuePolicy, RunOptions, Source},
-    ports::{AttemptEnd, Guarded, RunInputs, StoreError},
+    ports::{AttemptEnd, Guarded, ReleaseMark, RunInputs, StoreError},
     status::DeploymentStatus,
 };
 use sqlx::any::AnyRow;
@@ -45,32 +44,50 @@ impl Store {
     }
 
     pub(super) async fn read_run_inputs(&self, id: &DeploymentId) -> Result<RunInputs> {
-        let row = self
-            .row(
-                id,
-                "SELECT d.run_options, d.environment_id, e.replicas, e.cpu_millicores, e.memory_mib \
-                 FROM deployments d JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
-            )
-            .await?;
-        let mut options: RunOptions = from_json(&get::<String>(&row, "run_options")?)?;
-        if options.replicas == 0 {
-            options.replicas = u32::try_from(get::<i64>(&row, "replicas")?).unwrap_or(1).max(1);
-        }
-        let variables = sqlx::query(
-            "SELECT name, value FROM environment_variables WHERE environment_id = $1 ORDER BY name",
+        let row =
+            self.row(id, "SELECT run_options, variables FROM deployments WHERE id = $1").await?;
+        let options: RunOptions = from_json(&get::<String>(&row, "run_options")?)?;
+        Ok(RunInputs {
+            // Those of before defaults were recorded have none.
+            options: options.with_defaults(&Scales::new()),
+            env: from_json(&get::<String>(&row, "variables")?)?,
+        })
+    }
+
+    pub(super) async fn note_release(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<ReleaseMark> {
+        let mut tx = self.write().await?;
+        let marked = sqlx::query(
+            "UPDATE deployments SET release_attempt = attempt WHERE id = $1 AND invocation_id = $2 \
+             AND (release_attempt IS NULL OR release_attempt < attempt)",
         )
-        .bind(get::<String>(&row, "environment_id")?)
-        .fetch_all(&self.pool)
+        .bind(id.as_str())
+        .bind(owner.0.as_str())
+        .execute(&mut *tx)
         .await
         .map_err(database)?;
-        let env: Result<BTreeMap<String, String>> =
-            variables.iter().map(|row| Ok((get(row, "name")?, get(row, "value")?))).collect();
-        Ok(RunInputs {
-            options,
-            env: env?,
-            cpu_millicores: u32::try_from(get::<i64>(&row, "cpu_millicores")?).unwrap_or(0),
-            memory_mib: u64::try_from(get::<i64>(&row, "memory_mib")?).unwrap_or(0),
+        let row =
+            sqlx::query("SELECT attempt FROM deployments WHERE id = $1 AND invocation_id = $2")
+                .bind(id.as_str())
+                .bind(owner.0.as_str())
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(database)?;
+        let Some(row) = row else { return Ok(ReleaseMark::Lost) };
+        let attempt = u32::try_from(get::<i64>(&row, "attempt")?).unwrap_or(u32::MAX);
+        commit(tx).await?;
+        Ok(match marked.rows_affected() {
+            0 => ReleaseMark::Again { attempt },
+            _ => ReleaseMark::First { attempt },
         })
+    }
+
+    pub(super) async fn read_release_attempt(&self, id: &DeploymentId) -> Result<Option<u32>> {
+        let row = self.row(id, "SELECT release_attempt FROM deployments WHERE id = $1").await?;
+        Ok(get::<Option<i64>>(&row, "release_attempt")?.and_then(|attempt| attempt.try_into().ok()))
     }
 
     pub(super) async fn write_image(&self, id: &DeploymentId, image: &BuiltImage) -> Result<()> {
@@ -251,7 +268,7 @@ pub(super) async fn close_steps(
 pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<DeploymentPlan> {
     let row = sqlx::query(
         "SELECT d.build_id, d.workspace_id, d.project_id, d.environment_id, d.branch, d.git_commit, \
-         d.content_hash, d.source, d.sequence, d.purpose, p.slug AS project_slug, p.queue_policy, e.slug AS environment_slug \
+         d.content_hash, d.source, d.sequence, d.purpose, d.run_options, p.slug AS project_slug, p.queue_policy, e.slug AS environment_slug \
          FROM deployments d JOIN projects p ON p.id = d.project_id \
          JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
     )
@@ -283,5 +300,8 @@ pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<Deployme
         supersede_queued: parse::<QueuePolicy>(&row, "queue_policy")?
             == QueuePolicy::SupersedeQueued,
         purpose: parse(&row, "purpose")?,
+        has_release: from_json::<RunOptions>(&get::<String>(&row, "run_options")?)?
+            .release
+            .is_some(),
     })
 }

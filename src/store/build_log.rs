@@ -56,6 +56,24 @@ impl Store {
     }
 }
 
+impl Store {
+    /// Lines of output that the present attempt has under a vertex.
+    pub(super) async fn count_lines(&self, id: &DeploymentId, vertex: &str) -> Result<u64> {
+        let row = sqlx::query(
+            "SELECT COUNT(*) AS count FROM build_logs WHERE deployment_id = $1 AND vertex = $2 \
+             AND kind IN ('stdout', 'stdout-part', 'stderr', 'stderr-part') \
+             AND attempt = (SELECT attempt FROM deployments WHERE id = $1)",
+        )
+        .bind(id.as_str())
+        .bind(vertex)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(database)?;
+        let count: i64 = row.try_get("count").map_err(database)?;
+        Ok(u64::try_from(count).unwrap_or(0))
+    }
+}
+
 /// One statement for several rows: a build prints faster than one by one is
 /// written.
 fn insert_rows(rows: usize) -> String {

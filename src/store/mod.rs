@@ -3,6 +3,7 @@
 
 mod archive;
 mod attempts;
+mod audit;
 mod build_log;
 mod builds;
 mod changes;
@@ -12,16 +13,19 @@ mod journals;
 mod keys;
 mod open;
 mod port;
+mod projects;
 mod recovery;
 mod releases;
 mod retirement;
 mod retries;
 mod routes;
+mod scales;
 mod steps;
 mod submissions;
 #[cfg(test)]
 mod suite;
 mod unwinding;
+mod variables;
 mod views;
 mod waits;
 
@@ -32,13 +36,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Any, AnyPool, Row, Transaction, any::AnyRow};
 use tokio::sync::{broadcast, watch};
 
+pub use audit::Act;
 pub use changes::ChangeLog;
 pub(crate) use depot::DepotClaim;
 pub use domains::DomainView;
 pub use journals::{JournalLine, UnsavedJournal};
-pub use keys::{ApiKey, Role};
+pub use keys::{ApiKey, ApiKeyView, Role};
 pub use open::OpenError;
+pub use projects::{EnvironmentView, ProjectView};
 pub use routes::RouteRow;
+pub use scales::Drained;
+pub use variables::VariableView;
 pub use views::{AttemptView, BuildLogLine, DeploymentFilter, DeploymentView, StepView};
 
 /// Changes that a slow watcher may lag behind before it must read afresh.

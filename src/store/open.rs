@@ -17,6 +17,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (3, "journals", include_str!("../../migrations/sqlite/0003_journals.sql")),
     (4, "depot", include_str!("../../migrations/sqlite/0004_depot.sql")),
     (5, "stops", include_str!("../../migrations/sqlite/0005_stops.sql")),
+    (6, "applications", include_str!("../../migrations/sqlite/0006_applications.sql")),
     (7, "purpose", include_str!("../../migrations/sqlite/0007_purpose.sql")),
     (8, "retention", include_str!("../../migrations/sqlite/0008_retention.sql")),
 ];
@@ -26,6 +27,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (3, "journals", include_str!("../../migrations/postgres/0003_journals.sql")),
     (4, "depot", include_str!("../../migrations/postgres/0004_depot.sql")),
     (5, "stops", include_str!("../../migrations/postgres/0005_stops.sql")),
+    (6, "applications", include_str!("../../migrations/postgres/0006_applications.sql")),
     (7, "purpose", include_str!("../../migrations/postgres/0007_purpose.sql")),
     (8, "retention", include_str!("../../migrations/postgres/0008_retention.sql")),
 ];

@@ -10,11 +10,13 @@ use launchway_workflows::{
     },
     ports::{
         self, AttemptEnd, BuildEvent, CancelRequest, EndedAttempt, Guarded, InFlight, LeftBehind,
-        Passed, ReadinessWait, ReleaseStart, Retirable, RunInputs, StepEnd, StepRun, UnwindStart,
+        Passed, ReadinessWait, ReleaseMark, ReleaseStart, Retirable, RunInputs, ScaleStart,
+        ScaleTarget, StepEnd, StepRun, UnwindStart,
     },
     services::{
         release::ReleaseRequest,
         routing::{SwapRequest, Swapped},
+        scale::ScaleRequest,
     },
     status::DeploymentStatus,
     step::Step,
@@ -67,6 +69,30 @@ impl ports::Store for Store {
 
     async fn record_image(&self, id: &DeploymentId, image: &BuiltImage) -> Result<()> {
         self.write_image(id, image).await
+    }
+
+    async fn mark_release(&self, id: &DeploymentId, owner: &InvocationId) -> Result<ReleaseMark> {
+        self.note_release(id, owner).await
+    }
+
+    async fn release_attempt(&self, id: &DeploymentId) -> Result<Option<u32>> {
+        self.read_release_attempt(id).await
+    }
+
+    async fn logged_lines(&self, id: &DeploymentId, vertex: &str) -> Result<u64> {
+        self.count_lines(id, vertex).await
+    }
+
+    async fn begin_scale(&self, request: &ScaleRequest, by: &InvocationId) -> Result<ScaleStart> {
+        self.start_scale(request, by).await
+    }
+
+    async fn finish_scale(&self, id: &DeploymentId, by: &InvocationId) -> Result<Guarded> {
+        self.end_scale(id, by).await
+    }
+
+    async fn undo_scale(&self, target: &ScaleTarget, by: &InvocationId) -> Result<Guarded> {
+        self.take_back_scale(target, by).await
     }
 
     async fn cancel_requested(&self, id: &DeploymentId) -> Result<bool> {

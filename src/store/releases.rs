@@ -174,7 +174,7 @@ async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
     }))
 }
 
-async fn image(tx: &mut Tx, id: &DeploymentId, source: &Source) -> Result<String> {
+pub(super) async fn image(tx: &mut Tx, id: &DeploymentId, source: &Source) -> Result<String> {
     let row = sqlx::query(
         "SELECT image_reference, image_digest, image_local_only FROM deployments WHERE id = $1",
     )

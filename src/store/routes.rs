@@ -11,8 +11,11 @@ use launchway_workflows::{
 use sqlx::{AssertSqlSafe, any::AnyRow};
 
 use super::{
-    Result, Store, Tx, attempts::move_in, commit, database, from_json, get, json, now_ms,
-    optional_id, parse, steps::write_end,
+    Result, Store, Tx,
+    attempts::move_in,
+    commit, database, from_json, get, json, now_ms, optional_id, parse,
+    scales::{Drained, drained},
+    steps::write_end,
 };
 
 /// A hostname and the deployment that answers for it.
@@ -24,9 +27,11 @@ pub struct RouteRow {
     pub deployment_id: DeploymentId,
     /// Whether it still runs.
     pub status: DeploymentStatus,
+    /// Instances of it that are about to be stopped.
+    pub drained: Option<Drained>,
 }
 
-const ROUTES: &str = "SELECT m.name, m.deployment_id, d.status FROM domains m \
+const ROUTES: &str = "SELECT m.name, m.deployment_id, d.status, d.scaling FROM domains m \
     JOIN deployments d ON d.id = m.deployment_id";
 
 fn route_row(row: &AnyRow) -> Result<RouteRow> {
@@ -34,6 +39,7 @@ fn route_row(row: &AnyRow) -> Result<RouteRow> {
         host: get(row, "name")?,
         deployment_id: parse(row, "deployment_id")?,
         status: parse(row, "status")?,
+        drained: drained(row)?,
     })
 }
 

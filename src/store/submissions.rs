@@ -7,7 +7,10 @@ use launchway_workflows::{
 };
 use sqlx::Row;
 
-use super::{Refusal, Result, Store, Tx, commit, database, get, json, now_ms, parse};
+use super::{
+    Refusal, Result, Store, Tx, commit, database, get, json, now_ms, parse, scales::default_scales,
+    variables::sealed_variables,
+};
 
 /// Longest project slug: hostnames begin with it.
 const MAX_PROJECT: usize = 30;
@@ -67,13 +70,13 @@ impl Store {
                 Ok(project) => project,
                 Err(reason) => return Ok(Submission::Refused { reason, conflict: false }),
             };
-        if let Err(error) = check_slug("environment", &new.environment, MAX_ENVIRONMENT) {
-            return Ok(Submission::Refused { reason: error.to_string(), conflict: false });
-        }
+        let environment = match environment_named(&mut tx, &project, &new.environment).await? {
+            Ok(environment) => environment,
+            Err(reason) => return Ok(Submission::Refused { reason, conflict: false }),
+        };
         if let Some(policy) = new.queue_policy {
             set_queue_policy(&mut tx, &project, policy).await?;
         }
-        let environment = environment_of(&mut tx, &project, &new.environment).await?;
         let branch = if new.branch.is_empty() { default_branch } else { new.branch.clone() };
         if insert(&mut tx, new, &project, &environment, &branch).await? {
             commit(tx).await?;
@@ -133,7 +136,7 @@ async fn existing(tx: &mut Tx, new: &NewDeployment) -> Result<Option<Submission>
     Ok(Some(Submission::Existing { deployment_id, status: parse(&row, "status")? }))
 }
 
-async fn project_of(
+pub(super) async fn project_of(
     tx: &mut Tx,
     workspace: &WorkspaceId,
     slug_or_id: &str,
@@ -184,7 +187,16 @@ async fn set_queue_policy(tx: &mut Tx, project: &ProjectId, policy: QueuePolicy)
     Ok(())
 }
 
-async fn environment_of(tx: &mut Tx, project: &ProjectId, slug: &str) -> Result<EnvironmentId> {
+/// The environment of a project, created on first use. `Err` inside: the name is
+/// refused.
+pub(super) async fn environment_named(
+    tx: &mut Tx,
+    project: &ProjectId,
+    slug: &str,
+) -> Result<std::result::Result<EnvironmentId, Refusal>> {
+    if let Err(error) = check_slug("environment", slug, MAX_ENVIRONMENT) {
+        return Ok(Err(error.to_string()));
+    }
     sqlx::query(
         "INSERT INTO environments (id, project_id, slug, created_at) VALUES ($1, $2, $3, $4) \
          ON CONFLICT (project_id, slug) DO NOTHING",
@@ -202,7 +214,7 @@ async fn environment_of(tx: &mut Tx, project: &ProjectId, slug: &str) -> Result<
         .fetch_one(&mut **tx)
         .await
         .map_err(database)?;
-    parse(&row, "id")
+    parse(&row, "id").map(Ok)
 }
 
 /// False when the key was taken meanwhile.
@@ -222,12 +234,15 @@ async fn insert(
     .await
     .and_then(|row| row.try_get("sequence"))
     .map_err(database)?;
+    // What it runs with is settled here: what is changed later is for later ones.
+    let run = new.run.clone().with_defaults(&default_scales(tx, environment).await?);
+    let variables = sealed_variables(tx, environment).await?;
     let now = now_ms();
     let inserted = sqlx::query(
         "INSERT INTO deployments (id, workspace_id, project_id, environment_id, sequence, build_id, \
          idempotency_key, content_hash, branch, source, git_commit, build_options, run_options, status, \
-         submitted_by, purpose, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $15, $16, $14, $14) \
+         submitted_by, purpose, variables, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $15, $16, $17, $14, $14) \
          ON CONFLICT (workspace_id, idempotency_key) DO NOTHING",
     )
     .bind(new.id.as_str())
@@ -242,10 +257,11 @@ async fn insert(
     .bind(json(&new.source)?)
     .bind(new.git_commit.as_ref().map(json).transpose()?)
     .bind(json(&new.build)?)
-    .bind(json(&new.run)?)
+    .bind(json(&run)?)
     .bind(now)
     .bind(new.submitted_by.0.as_str())
     .bind(new.purpose.as_str())
+    .bind(json(&variables)?)
     .execute(&mut **tx)
     .await
     .map_err(database)?;

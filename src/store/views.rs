@@ -1,12 +1,13 @@
 //! What the control API shows.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use launchway_workflows::{
+    app::Scales,
     engine::undo::Undone,
     error::StepFailure,
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
-    model::{BuiltImage, GitCommit, Routed, RunOptions, Source},
+    model::{BuiltImage, GitCommit, Routed, RunOptions, Sealed, Source},
     ports::StoreError,
     status::DeploymentStatus,
 };
@@ -28,9 +29,8 @@ pub struct DeploymentView {
     pub git_commit: Option<GitCommit>,
     pub build_id: BuildId,
     pub run_options: RunOptions,
-    pub cpu_millicores: i64,
-    pub memory_mib: i64,
-    pub replicas: i64,
+    /// Names of the variables that it has; never their values.
+    pub variables: Vec<String>,
     pub status: DeploymentStatus,
     pub attempt: u32,
     pub invocation_id: Option<InvocationId>,
@@ -143,7 +143,7 @@ pub struct AttemptView {
 }
 
 const DEPLOYMENT: &str = "SELECT d.id, d.workspace_id, d.project_id, p.slug AS project_slug, \
-    d.environment_id, e.slug AS environment_slug, e.replicas, e.cpu_millicores, e.memory_mib, d.branch, \
+    d.environment_id, e.slug AS environment_slug, d.variables, d.branch, \
     d.git_commit, d.build_id, d.run_options, d.status, d.attempt, d.invocation_id, d.image_reference, \
     d.image_digest, d.image_local_only, d.routed, d.failure, d.undone, d.source, d.restarted_at_step, \
     d.restarted_why, d.cancel_requested_at, d.stalled_since, d.stalled_why, d.created_at, d.updated_at, \
@@ -316,10 +316,11 @@ fn view(row: &AnyRow) -> Result<DeploymentView> {
         branch: get(row, "branch")?,
         git_commit: optional_json(row, "git_commit")?,
         build_id: parse(row, "build_id")?,
-        run_options: from_json(&get::<String>(row, "run_options")?)?,
-        cpu_millicores: get(row, "cpu_millicores")?,
-        memory_mib: get(row, "memory_mib")?,
-        replicas: get(row, "replicas")?,
+        run_options: from_json::<RunOptions>(&get::<String>(row, "run_options")?)?
+            .with_defaults(&Scales::new()),
+        variables: from_json::<BTreeMap<String, Sealed>>(&get::<String>(row, "variables")?)?
+            .into_keys()
+            .collect(),
         status: parse(row, "status")?,
         attempt: small(row, "attempt")?,
         invocation_id: get::<Option<String>>(row, "invocation_id")?.map(InvocationId),

@@ -1,9 +1,17 @@
 //! How an application is run: what `launchway.toml` says beyond the build.
 
+mod rules;
+mod scale;
+mod words;
+
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+
+pub use rules::{MAX_RELEASE_LIMIT, MAX_REPLICAS};
+pub use scale::{Scale, Scales};
+pub use words::split_words;
 
 /// The process that a deployment has when it names none; it gets requests.
 pub const WEB: &str = "web";
@@ -86,6 +94,12 @@ pub struct Process {
     /// None: HTTP on `/` with a port, else that it stays up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub health: Option<Health>,
+    /// Thousandths of a core; 0: the deployment's.
+    #[serde(default)]
+    pub cpu_millicores: u32,
+    /// MiB; 0: the deployment's.
+    #[serde(default)]
+    pub memory_mib: u64,
 }
 
 /// A command that prepares a rollout, such as a migration of a database.

@@ -63,6 +63,10 @@ error_codes! {
     RuntimeRejected, "runtime-rejected", exit 1, "Read the runtime's message and correct the deployment's settings.";
     /// The runtime does not answer.
     RuntimeUnavailable, "runtime-unavailable", exit 1, "Check that krane and the container engine run (`launchway doctor`).";
+    /// The release command did not end with 0.
+    ReleaseFailed, "release-failed", exit 4, "Read the command's last lines and fix what made it fail; then deploy again, or `retry` it.";
+    /// Nobody knows whether the release command has run to its end.
+    ReleaseInterrupted, "release-interrupted", exit 1, "Look whether it has done its work; `launchway retry ID --from release-command` runs it again, and with `release_idempotent = true` in launchway.toml that happens by itself.";
     /// An instance ended before it was ready.
     InstanceExited, "instance-exited", exit 4, "Read the instance's last log lines and fix what made it exit.";
     /// The instances were not ready in time.

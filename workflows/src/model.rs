@@ -253,6 +253,10 @@ pub struct DeploymentPlan {
     /// How far it goes.
     #[serde(default)]
     pub purpose: Purpose,
+    /// A command has to run before its instances start. Which one is read where
+    /// it is run.
+    #[serde(default)]
+    pub has_release: bool,
 }
 
 /// An image, once it exists.
@@ -377,6 +381,10 @@ pub struct Instance {
     pub log_tail: Vec<String>,
     /// Probes so far.
     pub probe_attempts: u32,
+    /// The process it is of.
+    pub process: String,
+    /// Its number there, from 0.
+    pub replica: u32,
 }
 
 /// A plan for tests.
@@ -399,6 +407,7 @@ pub(crate) fn test_plan() -> DeploymentPlan {
         sequence: 1,
         supersede_queued: true,
         purpose: Purpose::Deploy,
+        has_release: false,
     }
 }
 

@@ -23,6 +23,8 @@ pub enum Step {
     ReleaseSlot,
     /// Pushes the image, or verifies the manifest the builder pushed.
     PushImage,
+    /// Runs the release command, where there is one.
+    ReleaseCommand,
     /// Starts the instances.
     DeployToKrane,
     /// Waits until every instance is ready.
@@ -37,13 +39,14 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order `deploy` runs them.
-    pub const ALL: [Step; 11] = [
+    pub const ALL: [Step; 12] = [
         Step::LoadDeployment,
         Step::AcquireSlot,
         Step::PresignContext,
         Step::BuildImage,
         Step::ReleaseSlot,
         Step::PushImage,
+        Step::ReleaseCommand,
         Step::DeployToKrane,
         Step::AwaitReady,
         Step::AssignDomains,
@@ -57,7 +60,10 @@ impl Step {
     /// Work of minutes inside one run, which says nothing to the database while
     /// it lasts. Each such step has a limit of its own.
     pub fn is_held(self) -> bool {
-        matches!(self, Step::BuildImage | Step::PushImage | Step::DeployToKrane)
+        matches!(
+            self,
+            Step::BuildImage | Step::PushImage | Step::ReleaseCommand | Step::DeployToKrane
+        )
     }
 
     /// The kebab-case name.
@@ -69,6 +75,7 @@ impl Step {
             Step::BuildImage => "build-image",
             Step::ReleaseSlot => "release-slot",
             Step::PushImage => "push-image",
+            Step::ReleaseCommand => "release-command",
             Step::DeployToKrane => "deploy-to-krane",
             Step::AwaitReady => "await-ready",
             Step::AssignDomains => "assign-domains",

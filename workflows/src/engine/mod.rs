@@ -8,5 +8,6 @@ pub mod readiness;
 pub mod reconcile;
 pub mod retry;
 pub(crate) mod run;
+pub mod running;
 pub mod steps;
 pub mod undo;

@@ -200,9 +200,13 @@ pub fn restart_point(
         None => "the attempt ended there".to_owned(),
     };
     let mut point = RestartPoint { step, why };
-    // A slot is given back in any case; that matters inside its bracket only.
-    let taken_back =
-        undone.iter().filter(|undone| undone.step != Step::AcquireSlot || in_bracket(failed));
+    let taken_back = undone.iter().filter(|undone| match undone.step {
+        // A slot is given back in any case; that matters inside its bracket only.
+        Step::AcquireSlot => in_bracket(failed),
+        // What the command did stays; its container is all that was removed.
+        Step::ReleaseCommand => false,
+        _ => true,
+    });
     if let Some(earliest) = taken_back.min_by_key(|undone| undone.step)
         && earliest.step < point.step
     {
@@ -257,6 +261,15 @@ mod tests {
         }
         assert_eq!(point(Some(S::BuildImage), S::AwaitReady, &[]), S::AcquireSlot);
         assert_eq!(point(Some(S::LoadDeployment), S::AwaitReady, &[]), S::LoadDeployment);
+    }
+
+    #[test]
+    fn a_release_command_that_has_ended_well_is_not_run_again_unless_asked_for() {
+        use Step as S;
+        let effects = [S::DeployToKrane, S::ReleaseCommand];
+        assert_eq!(point(None, S::AwaitReady, &effects), S::DeployToKrane);
+        assert_eq!(point(Some(S::ReleaseCommand), S::AwaitReady, &effects), S::ReleaseCommand);
+        assert_eq!(point(None, S::ReleaseCommand, &[S::ReleaseCommand]), S::ReleaseCommand);
     }
 
     #[test]

@@ -22,6 +22,11 @@ pub enum Undo {
         /// Which one.
         build_id: BuildId,
     },
+    /// Ends the release command and forgets that it was started.
+    DeleteTask {
+        /// The runtime's namespace.
+        namespace: String,
+    },
     /// Stops the instances.
     DeleteInstances {
         /// The runtime's namespace.
@@ -49,6 +54,9 @@ impl Undo {
                 Some(Undo::ReleaseSlot { workspace_id: plan.workspace_id.clone() })
             }
             Step::BuildImage => Some(Undo::AbortBuild { build_id: plan.build_id.clone() }),
+            Step::ReleaseCommand => {
+                Some(Undo::DeleteTask { namespace: plan.environment_id.to_string() })
+            }
             Step::DeployToKrane => {
                 Some(Undo::DeleteInstances { namespace: plan.environment_id.to_string() })
             }
@@ -67,8 +75,11 @@ impl Undo {
     fn settled_by(&self) -> Option<Step> {
         match self {
             Undo::AbortBuild { .. } => Some(Step::BuildImage),
-            // The message that gives the slot back follows the step's record.
-            Undo::ReleaseSlot { .. } | Undo::DeleteInstances { .. } => None,
+            // The message that gives the slot back follows the step's record; the
+            // task of a release command that has ended is still there.
+            Undo::ReleaseSlot { .. } | Undo::DeleteTask { .. } | Undo::DeleteInstances { .. } => {
+                None
+            }
         }
     }
 
@@ -77,6 +88,7 @@ impl Undo {
         match self {
             Undo::ReleaseSlot { .. } => Step::AcquireSlot,
             Undo::AbortBuild { .. } => Step::BuildImage,
+            Undo::DeleteTask { .. } => Step::ReleaseCommand,
             Undo::DeleteInstances { .. } => Step::DeployToKrane,
         }
     }
@@ -86,6 +98,7 @@ impl Undo {
         match self {
             Undo::ReleaseSlot { .. } => "undo-acquire-slot",
             Undo::AbortBuild { .. } => "undo-build-image",
+            Undo::DeleteTask { .. } => "undo-release-command",
             Undo::DeleteInstances { .. } => "undo-deploy-to-krane",
         }
     }
@@ -95,6 +108,7 @@ impl Undo {
         match self {
             Undo::ReleaseSlot { .. } => "gave back the build slot",
             Undo::AbortBuild { .. } => "ended the build",
+            Undo::DeleteTask { .. } => "removed the release command's container",
             Undo::DeleteInstances { .. } => "stopped the instances",
         }
     }

@@ -185,13 +185,8 @@ pub trait Unsealer: Send + Sync + 'static {
     /// The secret, if it was sealed here, for this workspace and name.
     ///
     /// # Errors
-    /// Permanent: it was not.
-    fn open(
-        &self,
-        workspace: &WorkspaceId,
-        name: &str,
-        sealed: &Sealed,
-    ) -> Result<Secret, StepError>;
+    /// It was not; why, for people. Trying again cannot help.
+    fn open(&self, workspace: &WorkspaceId, name: &str, sealed: &Sealed) -> Result<Secret, String>;
 }
 
 /// What became of a push.

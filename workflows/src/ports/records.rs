@@ -1,18 +1,19 @@
 //! What is written to and read from the database.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    app::Scale,
     engine::{
         retry::RestartPoint,
         undo::{Started, Undone},
     },
     error::StepFailure,
     ids::{DeploymentId, InvocationId},
-    model::{BuiltImage, DeploymentPlan, Routed, RunOptions},
+    model::{BuiltImage, DeploymentPlan, Routed, RunOptions, Sealed},
     status::DeploymentStatus,
     step::Step,
 };
@@ -203,26 +204,65 @@ pub struct Retirable {
     pub generation: i64,
 }
 
-/// How and with which variables to run. Not journaled.
-#[derive(Clone, Default)]
+/// How and with which variables to run, as recorded with a deployment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RunInputs {
-    /// Port and replicas, with the environment's defaults applied.
+    /// With a number for everything that was left to the environment.
     pub options: RunOptions,
-    /// Variables of the environment.
-    pub env: BTreeMap<String, String>,
-    /// Thousandths of a core; 0: no limit.
-    pub cpu_millicores: u32,
-    /// MiB; 0: no limit.
-    pub memory_mib: u64,
+    /// Variables of the environment at its submission.
+    pub env: BTreeMap<String, Sealed>,
 }
 
-impl fmt::Debug for RunInputs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Values may be secrets.
-        f.debug_struct("RunInputs")
-            .field("options", &self.options)
-            .field("env", &self.env.keys().collect::<Vec<_>>())
-            .finish_non_exhaustive()
+/// Whether a command that must not run twice may have been started.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReleaseMark {
+    /// No; from now on it may.
+    First {
+        /// The attempt.
+        attempt: u32,
+    },
+    /// An earlier try of this attempt may have.
+    Again {
+        /// The attempt.
+        attempt: u32,
+    },
+    /// The row is not the owner's.
+    Lost,
+}
+
+/// Whether a scale may be changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "start", content = "value", rename_all = "kebab-case")]
+pub enum ScaleStart {
+    /// Yes: it is recorded, for this deployment and the next ones.
+    Begun(Box<ScaleTarget>),
+    /// No; why, for people.
+    Refused(String),
+}
+
+/// A deployment whose scale changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScaleTarget {
+    /// What it is.
+    pub plan: DeploymentPlan,
+    /// What it runs, pinned.
+    pub image: String,
+    /// Which of its processes.
+    pub process: String,
+    /// As it was.
+    pub from: Scale,
+    /// As it shall be.
+    pub to: Scale,
+    /// The environment's default as it was; `None`: there was none.
+    pub default: Option<Scale>,
+    /// Milliseconds from the signal to end until an instance is killed.
+    pub drain_ms: Option<u32>,
+}
+
+impl ScaleTarget {
+    /// Instances are to be stopped: they must lose their requests first.
+    pub fn drains(&self) -> bool {
+        self.to.replicas < self.from.replicas
     }
 }
 

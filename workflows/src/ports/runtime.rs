@@ -1,13 +1,17 @@
 //! What runs instances and routes to them.
 
+use std::{collections::BTreeMap, time::Duration};
+
 use async_trait::async_trait;
 use futures::stream::BoxStream;
+use tokio::sync::mpsc;
 
-use super::{Found, RunInputs};
+use super::{Found, OutputStream};
 use crate::{
     error::StepError,
     ids::DeploymentId,
-    model::{DeploymentPlan, Instance},
+    model::{DeploymentPlan, Instance, RunOptions},
+    secret::Secret,
 };
 
 /// What to run.
@@ -17,8 +21,52 @@ pub struct RunSpec {
     pub plan: DeploymentPlan,
     /// Pullable reference with digest, or a local image id.
     pub image: String,
-    /// Port, replicas, variables, limits.
-    pub inputs: RunInputs,
+    /// Processes, their health and limits.
+    pub options: RunOptions,
+    /// Variables.
+    pub env: BTreeMap<String, Secret>,
+}
+
+/// A command to run once.
+#[derive(Debug, Clone)]
+pub struct TaskSpec {
+    /// Unique in the deployment: the same one again joins what was started.
+    pub id: String,
+    /// Image, variables and limits are those of the deployment.
+    pub run: RunSpec,
+    /// Arguments for the image's entry point.
+    pub command: Vec<String>,
+    /// It is ended then.
+    pub time_limit: Duration,
+    /// It was started before and must not be started again.
+    pub join_only: bool,
+}
+
+/// A line that a task has printed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskLine {
+    /// Milliseconds since the epoch.
+    pub at: i64,
+    /// Which of the two.
+    pub stream: OutputStream,
+    /// Without its end.
+    pub text: String,
+}
+
+/// What became of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TaskEnd {
+    /// It has run.
+    Exited {
+        /// Of its process.
+        exit_code: i32,
+        /// Its time limit ended it.
+        timed_out: bool,
+        /// What the runtime says about that, if anything.
+        message: String,
+    },
+    /// It was to be joined and the runtime does not know it.
+    Unknown,
 }
 
 /// Runs instances, through krane.
@@ -29,6 +77,23 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Returns when the instances are gone; unknown ones are gone.
     async fn delete(&self, namespace: &str, id: &DeploymentId) -> Result<(), StepError>;
+
+    /// Starts or joins a task; what it has printed goes to `output` from its
+    /// first line, and a full channel holds it back. Dropping the future leaves
+    /// it running.
+    async fn run_task(
+        &self,
+        task: &TaskSpec,
+        output: mpsc::Sender<TaskLine>,
+    ) -> Result<TaskEnd, StepError>;
+
+    /// Ends and forgets a task; an unknown one is gone.
+    async fn delete_task(
+        &self,
+        namespace: &str,
+        id: &DeploymentId,
+        task: &str,
+    ) -> Result<(), StepError>;
 
     /// The instances now.
     async fn instances(

@@ -4,7 +4,8 @@ use async_trait::async_trait;
 
 use super::{
     AttemptEnd, BuildEvent, CancelRequest, EndedAttempt, Guarded, InFlight, LeftBehind, Passed,
-    ReadinessWait, ReleaseStart, Retirable, RunInputs, StepEnd, StepRun, UnwindStart,
+    ReadinessWait, ReleaseMark, ReleaseStart, Retirable, RunInputs, ScaleStart, ScaleTarget,
+    StepEnd, StepRun, UnwindStart,
 };
 use crate::{
     engine::retry::RestartPoint,
@@ -16,6 +17,7 @@ use crate::{
     services::{
         release::ReleaseRequest,
         routing::{SwapRequest, Swapped},
+        scale::ScaleRequest,
     },
     status::DeploymentStatus,
     step::Step,
@@ -44,7 +46,7 @@ pub trait Store: Send + Sync + 'static {
     /// How to build; read inside the step, because it may hold credentials.
     async fn build_options(&self, id: &DeploymentId) -> Result<BuildOptions, StoreError>;
 
-    /// How to run, and the environment's variables.
+    /// How to run and with which variables, as recorded with the deployment.
     async fn run_inputs(&self, id: &DeploymentId) -> Result<RunInputs, StoreError>;
 
     /// Records that a try of a step starts and moves the deployment to
@@ -80,6 +82,45 @@ pub trait Store: Send + Sync + 'static {
 
     /// Notes the image of a deployment.
     async fn record_image(&self, id: &DeploymentId, image: &BuiltImage) -> Result<(), StoreError>;
+
+    /// Notes, for the owner only, that the release command of the present
+    /// attempt may be started from now on (compare-and-set by attempt).
+    async fn mark_release(
+        &self,
+        id: &DeploymentId,
+        owner: &InvocationId,
+    ) -> Result<ReleaseMark, StoreError>;
+
+    /// The last attempt that may have started its release command.
+    async fn release_attempt(&self, id: &DeploymentId) -> Result<Option<u32>, StoreError>;
+
+    /// Lines of output that the present attempt has logged under a name.
+    async fn logged_lines(&self, id: &DeploymentId, vertex: &str) -> Result<u64, StoreError>;
+
+    /// Checks whether the scale may be changed and records it, with the
+    /// deployment and as the environment's default, in one transaction. Instances
+    /// that are to be stopped lose their requests with it. Repeated by the same
+    /// invocation it answers the same.
+    async fn begin_scale(
+        &self,
+        request: &ScaleRequest,
+        by: &InvocationId,
+    ) -> Result<ScaleStart, StoreError>;
+
+    /// Ends it: what is recorded stays. `Lost`: it is another invocation's now.
+    async fn finish_scale(
+        &self,
+        id: &DeploymentId,
+        by: &InvocationId,
+    ) -> Result<Guarded, StoreError>;
+
+    /// Takes it back: deployment and default are as they were. `Lost`: it is
+    /// another invocation's now, whose record stays.
+    async fn undo_scale(
+        &self,
+        target: &ScaleTarget,
+        by: &InvocationId,
+    ) -> Result<Guarded, StoreError>;
 
     /// Whether somebody asked for cancellation.
     async fn cancel_requested(&self, id: &DeploymentId) -> Result<bool, StoreError>;

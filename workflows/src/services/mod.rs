@@ -1,5 +1,5 @@
 //! The Restate services. Calls go one way only:
-//! `Deployments → Deployment | Release → Waits | BuildSlots | Routing | Retirement`.
+//! `Deployments → Deployment | Release | Scale → Waits | BuildSlots | Routing | Retirement`.
 
 // The SDK's macros generate clients without documentation.
 #![allow(missing_docs)]
@@ -11,6 +11,7 @@ pub mod janitor;
 pub mod release;
 pub mod retirement;
 pub mod routing;
+pub mod scale;
 pub mod waits;
 
 use std::{sync::Arc, time::Duration};
@@ -25,7 +26,7 @@ use crate::engine::core::Core;
 /// Version of the journals: the order, names and kinds of every handler's
 /// entries. It ends the worker's URI, so that Restate never replays a journal
 /// on code that would write another one.
-const JOURNAL_VERSION: u32 = 3;
+const JOURNAL_VERSION: u32 = 4;
 
 /// See [`JOURNAL_VERSION`]. Tests of upgrades name another one.
 pub fn journal_version() -> u32 {
@@ -61,9 +62,8 @@ fn options() -> ServiceOptions {
 
 /// All services, bound to `core`. The caller adds the identity key and builds.
 pub fn bind(endpoint: Builder, core: &Arc<Core>) -> Builder {
-    let held = options()
-        .inactivity_timeout(core.settings.build_time_limit + HELD_MARGIN)
-        .abort_timeout(HELD_MARGIN);
+    let longest = core.settings.build_time_limit.max(deployment::RELEASE_LIMIT);
+    let held = options().inactivity_timeout(longest + HELD_MARGIN).abort_timeout(HELD_MARGIN);
     let internal = || options().ingress_private(true);
     let core = || Arc::clone(core);
     endpoint
@@ -73,6 +73,7 @@ pub fn bind(endpoint: Builder, core: &Arc<Core>) -> Builder {
         .bind(with(build_slots::BuildSlots, internal()))
         .bind(with(routing::Routing::new(core()), internal()))
         .bind(with(release::Release::new(core()), options()))
+        .bind(with(scale::Scale::new(core()), options()))
         .bind(with(retirement::Retirement::new(core()), options()))
         .bind(with(janitor::Janitor::new(core()), options()))
 }

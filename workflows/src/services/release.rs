@@ -14,10 +14,10 @@ use super::{
     waits::{ReadyRequest, WaitsClient},
 };
 use crate::{
-    engine::{core::Core, readiness::ReadyVerdict, run::bounded_run},
+    engine::{core::Core, readiness::ReadyVerdict, run::bounded_run, running::apply_recorded},
     error::{StepError, StepFailure},
     ids::DeploymentId,
-    ports::{Guarded, ReleaseStart, ReleaseTarget, Retirable, RunSpec},
+    ports::{Guarded, ReleaseStart, ReleaseTarget, Retirable},
 };
 
 /// A target that retires between its check and the swap is started again;
@@ -171,7 +171,8 @@ impl Release {
     ) -> Result<(), NotMoved> {
         let (core, wanted) = (Arc::clone(&self.core), target.clone());
         let Json(failed) = bounded_run!(ctx, "start-instances", move || async move {
-            let starting = tokio::time::timeout(START_LIMIT, start(&core, wanted));
+            let applying = apply_recorded(&core, &wanted.plan, &wanted.image);
+            let starting = tokio::time::timeout(START_LIMIT, applying);
             match starting.await {
                 Ok(Ok(())) => Ok(Json(None)),
                 Ok(Err(StepError::Permanent(failure))) => Ok(Json(Some(failure))),
@@ -242,9 +243,4 @@ impl Release {
                 .send_after(self.core.settings.retire_after);
         }
     }
-}
-
-async fn start(core: &Core, target: ReleaseTarget) -> Result<(), StepError> {
-    let inputs = core.store.run_inputs(&target.plan.deployment_id).await?;
-    core.runtime.apply(&RunSpec { plan: target.plan, image: target.image, inputs }).await
 }

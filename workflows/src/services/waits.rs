@@ -64,6 +64,16 @@ pub struct ReadyRequest {
     pub namespace: String,
 }
 
+/// What a first look at the instances came to.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "looked", content = "value", rename_all = "snake_case")]
+enum Looked {
+    /// It is decided.
+    Decided(ReadyVerdict),
+    /// It is waited for, for so many milliseconds.
+    Parked(u64),
+}
+
 /// Durable waits on behalf of a deployment's workflow.
 pub struct Waits {
     core: Arc<Core>,
@@ -132,16 +142,19 @@ impl Waits {
         let Json(request) = request;
         let (awakeable_id, decided) = ctx.awakeable::<Json<ReadyVerdict>>();
         let core = Arc::clone(&self.core);
-        let (id, timeout) = (request.deployment_id.clone(), core.settings.ready_timeout);
+        let id = request.deployment_id.clone();
         let parked = awakeable_id.clone();
         let watching = bounded_run!(ctx, "watch-instances", move || async move {
             let looked = look_or_park(core, parked, request).await;
             looked.map(Json).map_err(handler_error)
         });
-        if let Json(Some(verdict)) = watching.await? {
-            failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
-            return Ok(Json(verdict));
-        }
+        let timeout = match watching.await? {
+            Json(Looked::Parked(millis)) => Duration::from_millis(millis),
+            Json(Looked::Decided(verdict)) => {
+                failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
+                return Ok(Json(verdict));
+            }
+        };
         let heard = restate_sdk::select! {
             verdict = decided => verdict,
             _ = ctx.sleep(timeout + TIMER_MARGIN) => {
@@ -156,6 +169,13 @@ impl Waits {
         }
         failpoint::reach(&id, Step::AwaitReady, Point::Done).await;
         Ok(heard?)
+    }
+
+    /// Lets requests that are under way end.
+    #[handler]
+    async fn pause(&self, ctx: Context<'_>, millis: Json<u64>) -> HandlerResult<()> {
+        ctx.sleep(Duration::from_millis(millis.0)).await?;
+        Ok(())
     }
 }
 
@@ -199,8 +219,9 @@ async fn look_or_park(
     core: Arc<Core>,
     awakeable_id: String,
     request: ReadyRequest,
-) -> Result<Option<ReadyVerdict>, StepError> {
+) -> Result<Looked, StepError> {
     let wait = readiness_wait(&core, request, awakeable_id).await?;
+    let millis = u64::try_from(wait.deadline - now_ms()).unwrap_or(0);
     let id = wait.deployment_id.clone();
     let verdict = core.readiness.decided_within(&wait, MOMENT).await;
     if verdict.is_none() {
@@ -208,7 +229,8 @@ async fn look_or_park(
         core.readiness.watch(wait);
     }
     failpoint::reach(&id, Step::AwaitReady, Point::During).await;
-    failpoint::faulty(&id, "watch-instances", Ok(verdict))
+    let looked = verdict.map_or(Looked::Parked(millis), Looked::Decided);
+    failpoint::faulty(&id, "watch-instances", Ok(looked))
 }
 
 /// What is waited for, and until when from now on.
@@ -217,13 +239,13 @@ pub(crate) async fn readiness_wait(
     request: ReadyRequest,
     awakeable_id: String,
 ) -> Result<ReadinessWait, StepError> {
-    let inputs = core.store.run_inputs(&request.deployment_id).await?;
-    let timeout = core.settings.ready_timeout.as_millis();
+    let options = core.store.run_inputs(&request.deployment_id).await?.options;
+    let timeout = options.ready_within(core.settings.ready_timeout).as_millis();
     Ok(ReadinessWait {
         awakeable_id,
         deployment_id: request.deployment_id,
         namespace: request.namespace,
-        replicas: inputs.options.replicas,
+        replicas: options.instances(),
         deadline: now_ms() + i64::try_from(timeout).unwrap_or(i64::MAX / 2),
     })
 }

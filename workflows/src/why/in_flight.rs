@@ -146,6 +146,9 @@ fn advice(facts: &Facts, step: Step) -> String {
         Step::BuildImage => format!(
             "`launchway logs {id} --build -f` shows the build's output; `launchway cancel {id}` ends the build."
         ),
+        Step::ReleaseCommand => format!(
+            "`launchway logs {id} --release -f` shows the command's output; `launchway cancel {id}` ends it."
+        ),
         _ => follow(facts),
     }
 }
@@ -184,6 +187,11 @@ fn next(facts: &Facts, running: &Running, limits: &Limits) -> String {
                 code: ErrorCode::Internal,
                 at: at(PUSH_LIMIT),
             },
+        ),
+        Step::ReleaseCommand => format!(
+            "Once it has ended with 0, the instances start. With another exit code, or at the end of \
+             `release_time_limit`, it ends as failed (`{}`).",
+            ErrorCode::ReleaseFailed
         ),
         Step::DeployToKrane => held(
             running,

@@ -140,6 +140,13 @@ fn sample(code: ErrorCode) -> (Step, &'static str) {
         E::ImageUnavailable => (Step::DeployToKrane, "the engine has no image `shop:1`"),
         E::RuntimeRejected => (Step::DeployToKrane, "the engine refuses 1 MiB of memory"),
         E::RuntimeUnavailable => (Step::DeployToKrane, "krane: connection refused"),
+        E::ReleaseFailed => {
+            (Step::ReleaseCommand, "the release command `bin/migrate up` ended with code 3")
+        }
+        E::ReleaseInterrupted => (
+            Step::ReleaseCommand,
+            "the release command `bin/migrate up` may have been started, and the runtime does not know it any more",
+        ),
         E::InstanceExited => (Step::AwaitReady, "instance 1 exited with code 5"),
         E::NotReady => (
             Step::AwaitReady,
@@ -177,12 +184,16 @@ fn of_code(code: ErrorCode) -> Facts {
     if status != DeploymentStatus::Cancelled {
         failure = failure.at(step);
     }
-    if matches!(code, ErrorCode::BuildFailed | ErrorCode::InstanceExited) {
+    let prints = [ErrorCode::BuildFailed, ErrorCode::ReleaseFailed, ErrorCode::InstanceExited];
+    if prints.contains(&code) {
         failure = failure.with_log_tail(vec!["DATABASE_URL is not set".to_owned(), String::new()]);
     }
     let mut undone = Vec::new();
     if step >= Step::DeployToKrane {
         undone.push(undid(Step::DeployToKrane, "stopped the instances", false));
+    }
+    if step == Step::ReleaseCommand {
+        undone.push(undid(step, "removed the release command's container", false));
     }
     if step == Step::BuildImage {
         undone.push(undid(Step::BuildImage, "ended the build", false));
@@ -286,6 +297,10 @@ fn cases() -> Vec<(&'static str, Facts)> {
         (
             "failure-unwinds",
             Facts { failure: of_code(ErrorCode::NotReady).failure, ..facts(S::Checking) },
+        ),
+        (
+            "release-command",
+            Facts { running: running(Step::ReleaseCommand, 9 * SECOND), ..facts(S::Deploying) },
         ),
         ("cancelled-before-it-began", facts(S::Cancelled)),
         (

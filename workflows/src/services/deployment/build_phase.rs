@@ -170,10 +170,13 @@ async fn build_spec(
     }
     labels.insert("launchway.project".to_owned(), plan.project_id.to_string());
     let options = core.store.build_options(&plan.deployment_id).await?;
-    let opened = options
-        .secrets
-        .iter()
-        .map(|(id, sealed)| Ok((id.clone(), core.unsealer.open(&plan.workspace_id, id, sealed)?)));
+    let opened = options.secrets.iter().map(|(id, sealed)| {
+        let opened = core.unsealer.open(&plan.workspace_id, id, sealed).map_err(|why| {
+            let message = format!("the build secret `{id}` cannot be opened: {why}");
+            StepError::permanent(ErrorCode::BuildFailed, message)
+        })?;
+        Ok((id.clone(), opened))
+    });
     let secrets = opened.collect::<Result<_, StepError>>()?;
     Ok(BuildSpec {
         build_id: plan.build_id.clone(),

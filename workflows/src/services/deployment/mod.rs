@@ -2,6 +2,7 @@
 
 mod build_phase;
 mod finish;
+mod release_command;
 mod release_phase;
 mod unwinding;
 
@@ -26,6 +27,7 @@ use crate::{
     step::Step,
 };
 pub(crate) use build_phase::PUSH_LIMIT;
+pub(crate) use release_command::RELEASE_LIMIT;
 pub(crate) use release_phase::APPLY_LIMIT;
 use unwinding::Unwound;
 
@@ -141,6 +143,7 @@ async fn run_to_commit(steps: &Steps<'_, '_>, undos: &mut Undos) -> Result<Route
         undos.clear();
         return Ok(built);
     }
+    release_command::run(steps, undos, &plan, &image).await?;
     release_phase::deploy_to_krane(steps, undos, &plan, image).await?;
     release_phase::await_ready(steps, &plan).await?;
     let routed = release_phase::assign_domains(steps, &plan).await?;

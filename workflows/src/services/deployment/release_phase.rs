@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use restate_sdk::prelude::*;
 
+use super::release_command;
 use crate::{
     domains,
     engine::{
@@ -12,12 +13,12 @@ use crate::{
         failpoint::{self, Point},
         readiness::ReadyVerdict,
         run::bounded_run,
+        running::run_spec,
         steps::{Done, StepLimits, Steps, Stop},
         undo::Undos,
     },
     error::StepError,
-    model::{DeploymentPlan, Routed},
-    ports::RunSpec,
+    model::{DeploymentPlan, Instance, Routed},
     services::{
         retirement::RetirementClient,
         routing::{AssignRequest, Assigned, RoutingClient},
@@ -48,8 +49,11 @@ pub(super) async fn deploy_to_krane(
             Some(DeploymentStatus::Deploying),
             APPLY,
             move |core| async move {
+                if plan.has_release {
+                    release_command::tidy(&core, &plan).await;
+                }
                 let inputs = core.store.run_inputs(&plan.deployment_id).await?;
-                core.runtime.apply(&RunSpec { plan, image, inputs }).await?;
+                core.runtime.apply(&run_spec(&core, &plan, &image, inputs)?).await?;
                 Ok(Done::with(()))
             },
         )
@@ -128,9 +132,8 @@ pub(super) async fn scrape_openapi(steps: &Steps<'_, '_>) {
                 return Ok(Done::skipped((), "the deployment has no instances"));
             };
             let instances = core.runtime.instances(&namespace, &id).await?;
-            let Some(instance) =
-                instances.iter().find(|instance| instance.ready && !instance.address.is_empty())
-            else {
+            let routed = |instance: &&Instance| instance.ready && !instance.address.is_empty();
+            let Some(instance) = instances.iter().find(routed) else {
                 return Ok(Done::skipped((), "no instance that gets requests is ready"));
             };
             match core.scraper.scrape(&instance.address).await? {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use restate_sdk::prelude::*;
 
+use super::release_command;
 use crate::{
     engine::{
         core::Core,
@@ -178,6 +179,7 @@ async fn take_back(core: &Core, id: &DeploymentId, undo: &Undo) -> HandlerResult
     failpoint::reach_at(id, undo.name(), "before").await;
     let done = match undo {
         Undo::AbortBuild { build_id } => core.builder.abort(build_id).await,
+        Undo::DeleteTask { namespace } => release_command::forget(core, namespace, id).await,
         Undo::DeleteInstances { namespace } => core.runtime.delete(namespace, id).await,
         Undo::ReleaseSlot { .. } => Ok(()),
     };

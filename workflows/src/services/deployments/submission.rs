@@ -105,6 +105,10 @@ pub(super) fn validate(
     if idempotency_key.len() > 256 {
         return Err("idempotency_key is longer than 256 bytes: use a shorter one".to_owned());
     }
+    let problems = input.run_options.problems();
+    if !problems.is_empty() {
+        return Err(format!("run_options: {}", problems.join("; ")));
+    }
     Ok(NewDeployment {
         id: DeploymentId::generate(),
         submitted_by: by.clone(),
@@ -231,6 +235,13 @@ mod tests {
         assert_eq!(keyed(None, Some("header")), "header");
         // Run again after a crash it is the same submission.
         assert_eq!(keyed(None, None), "inv");
+    }
+
+    #[test]
+    fn what_breaks_a_rule_about_running_is_named() {
+        let run_options = RunOptions { replicas: 101, drain_ms: Some(1), ..RunOptions::default() };
+        let refused = check(CreateDeployment { run_options, ..image() }).unwrap_err();
+        assert!(refused.contains("replicas = 101") && refused.contains("drain = 1"), "{refused}");
     }
 
     #[test]

@@ -1,0 +1,35 @@
+//! Who did what: appended in the transaction that does it, never changed.
+
+use launchway_workflows::ids::{ApiKeyId, WorkspaceId};
+
+use super::{Result, Tx, database, now_ms};
+
+/// Something that a key's holder does.
+#[derive(Debug, Clone, Copy)]
+pub struct Act<'a> {
+    /// In which workspace.
+    pub workspace: &'a WorkspaceId,
+    /// Whose key was used.
+    pub actor: &'a ApiKeyId,
+}
+
+impl Act<'_> {
+    /// `action` as in `env set`; `subject` is what it was done to, without any
+    /// secret.
+    pub(super) async fn note(&self, tx: &mut Tx, action: &str, subject: &str) -> Result<()> {
+        sqlx::query(
+            "INSERT INTO audit_log (id, at, workspace_id, actor, action, subject) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(uuid::Uuid::now_v7().to_string())
+        .bind(now_ms())
+        .bind(self.workspace.as_str())
+        .bind(self.actor.as_str())
+        .bind(action)
+        .bind(subject)
+        .execute(&mut **tx)
+        .await
+        .map_err(database)?;
+        Ok(())
+    }
+}

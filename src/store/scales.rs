@@ -1,0 +1,286 @@
+//! How many instances of which size: of deployments, and by default.
+
+use launchway_workflows::{
+    app::{RunOptions, Scale, Scales, WEB},
+    ids::{DeploymentId, EnvironmentId, InvocationId},
+    ports::{Guarded, ScaleStart, ScaleTarget},
+    services::scale::ScaleRequest,
+};
+use serde::{Deserialize, Serialize};
+use sqlx::any::AnyRow;
+
+use super::{
+    Refusal, Result, Store, Tx, attempts::read_plan, commit, database, from_json, get, json,
+    optional_id, optional_json, releases::image, routes::lock_environment,
+};
+
+/// A change that is under way, as it is noted in the deployment's row.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Scaling {
+    /// The invocation that does it.
+    by: String,
+    target: ScaleTarget,
+    /// Of the process, this one and those after it get no requests.
+    drained: Option<u32>,
+}
+
+/// Instances that are about to be stopped.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drained {
+    /// Of this process.
+    pub process: String,
+    /// This number and those after it.
+    pub from: u32,
+}
+
+/// What of a change under way concerns the routes.
+pub(super) fn drained(row: &AnyRow) -> Result<Option<Drained>> {
+    let scaling: Option<Scaling> = optional_json(row, "scaling")?;
+    Ok(scaling.and_then(|scaling| {
+        Some(Drained { process: scaling.target.process, from: scaling.drained? })
+    }))
+}
+
+/// The live deployment of an environment, locked.
+struct Live {
+    id: DeploymentId,
+    options: RunOptions,
+    scaling: Option<Scaling>,
+}
+
+impl Store {
+    /// The environment of a name in a project.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn environment_id(
+        &self,
+        workspace: &launchway_workflows::ids::WorkspaceId,
+        project: &str,
+        environment: &str,
+    ) -> Result<Option<EnvironmentId>> {
+        let row = sqlx::query(
+            "SELECT e.id FROM environments e JOIN projects p ON p.id = e.project_id \
+             WHERE p.workspace_id = $1 AND (p.slug = $2 OR p.id = $2) AND e.slug = $3",
+        )
+        .bind(workspace.as_str())
+        .bind(project)
+        .bind(environment)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(database)?;
+        row.map(|row| super::parse(&row, "id")).transpose()
+    }
+
+    pub(super) async fn start_scale(
+        &self,
+        request: &ScaleRequest,
+        by: &InvocationId,
+    ) -> Result<ScaleStart> {
+        let mut tx = self.write().await?;
+        let mut live = match live(&mut tx, request).await? {
+            Ok(live) => live,
+            Err(reason) => return Ok(ScaleStart::Refused(reason)),
+        };
+        if let Some(scaling) = live.scaling.filter(|scaling| scaling.by == by.0) {
+            return Ok(ScaleStart::Begun(Box::new(scaling.target)));
+        }
+        let (process, from, to) = match wanted(request, &live.id, &live.options) {
+            Ok(wanted) => wanted,
+            Err(reason) => return Ok(ScaleStart::Refused(reason)),
+        };
+        live.options.set_scale(&process, to);
+        let problems = live.options.problems();
+        if !problems.is_empty() {
+            return Ok(ScaleStart::Refused(problems.join("; ")));
+        }
+        let plan = read_plan(&mut tx, &live.id).await?;
+        let image = image(&mut tx, &live.id, &plan.source).await?;
+        let defaults = default_scales(&mut tx, &plan.environment_id).await?;
+        let default = defaults.get(&process).copied();
+        let drain_ms = live.options.drain_ms;
+        let target = ScaleTarget { plan, image, process, from, to, default, drain_ms };
+        let drained = target.drains().then_some(to.replicas);
+        set_default(&mut tx, &target, Some(to)).await?;
+        let scaling = Scaling { by: by.0.clone(), target: target.clone(), drained };
+        write(&mut tx, &live.id, &live.options, Some(&scaling)).await?;
+        commit(tx).await?;
+        self.scale_changed(&live.id);
+        Ok(ScaleStart::Begun(Box::new(target)))
+    }
+
+    pub(super) async fn end_scale(&self, id: &DeploymentId, by: &InvocationId) -> Result<Guarded> {
+        let mut tx = self.write().await?;
+        lock_environment(&mut tx, id).await?;
+        let (options, scaling) = read(&mut tx, id).await?;
+        if scaling.is_some_and(|scaling| scaling.by != by.0) {
+            return Ok(Guarded::Lost);
+        }
+        write(&mut tx, id, &options, None).await?;
+        commit(tx).await?;
+        self.scale_changed(id);
+        Ok(Guarded::Applied)
+    }
+
+    pub(super) async fn take_back_scale(
+        &self,
+        target: &ScaleTarget,
+        by: &InvocationId,
+    ) -> Result<Guarded> {
+        let id = &target.plan.deployment_id;
+        let mut tx = self.write().await?;
+        lock_environment(&mut tx, id).await?;
+        let (mut options, scaling) = read(&mut tx, id).await?;
+        if scaling.is_none_or(|scaling| scaling.by != by.0) {
+            return Ok(Guarded::Lost);
+        }
+        options.set_scale(&target.process, target.from);
+        set_default(&mut tx, target, target.default).await?;
+        let drained = (target.to.replicas > target.from.replicas).then_some(target.from.replicas);
+        let scaling = Scaling { by: by.0.clone(), target: target.clone(), drained };
+        write(&mut tx, id, &options, Some(&scaling)).await?;
+        commit(tx).await?;
+        self.scale_changed(id);
+        Ok(Guarded::Applied)
+    }
+
+    fn scale_changed(&self, id: &DeploymentId) {
+        self.changed(id);
+        self.routes_changed(id);
+    }
+}
+
+async fn live(tx: &mut Tx, request: &ScaleRequest) -> Result<std::result::Result<Live, Refusal>> {
+    // Locked: nothing else becomes live meanwhile.
+    let row = sqlx::query(
+        "UPDATE environments SET live_sequence = live_sequence WHERE id = $1 \
+         RETURNING slug, live_deployment_id",
+    )
+    .bind(request.environment_id.as_str())
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(database)?;
+    let Some(row) = row else {
+        return Ok(Err(format!("there is no environment `{}`", request.environment_id)));
+    };
+    let environment: String = get(&row, "slug")?;
+    let Some(id) = optional_id(&row, "live_deployment_id")? else {
+        return Ok(Err(format!(
+            "nothing is live in environment `{environment}`: deploy it first, with --replicas or \
+             `replicas` in launchway.toml"
+        )));
+    };
+    if let Some(wanted) = request.deployment_id.as_ref().filter(|wanted| **wanted != id) {
+        return Ok(Err(format!(
+            "`{wanted}` is not live in environment `{environment}`, `{id}` is: only what is live can be \
+             scaled; `launchway promote {wanted}` makes the other one live"
+        )));
+    }
+    let (options, scaling) = read(tx, &id).await?;
+    Ok(Ok(Live { id, options, scaling }))
+}
+
+/// The process with its present and its wanted scale.
+fn wanted(
+    request: &ScaleRequest,
+    id: &DeploymentId,
+    options: &RunOptions,
+) -> std::result::Result<(String, Scale, Scale), Refusal> {
+    let all = options.all_processes();
+    let names = || all.keys().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let process = match &request.process {
+        Some(name) => name.clone(),
+        None if all.contains_key(WEB) => WEB.to_owned(),
+        None if all.len() == 1 => all.keys().next().cloned().unwrap_or_default(),
+        None => return Err(format!("name a process of `{id}` with --process: it has {}", names())),
+    };
+    let Some(from) = options.scale_of(&process) else {
+        return Err(format!("`{id}` has no process `{process}`: it has {}", names()));
+    };
+    if request.replicas == 0 {
+        return Err(format!(
+            "0 instances of `{process}` are refused, as nothing would answer or work any more: give at \
+             least 1. A process that is not wanted is left out of launchway.toml; what is not wanted to be \
+             reachable loses its hostname with `launchway domains remove`"
+        ));
+    }
+    let to = Scale {
+        replicas: request.replicas,
+        cpu_millicores: request.cpu_millicores.unwrap_or(from.cpu_millicores),
+        memory_mib: request.memory_mib.unwrap_or(from.memory_mib),
+    };
+    Ok((process, from, to))
+}
+
+async fn read(tx: &mut Tx, id: &DeploymentId) -> Result<(RunOptions, Option<Scaling>)> {
+    let row = sqlx::query("SELECT run_options, scaling FROM deployments WHERE id = $1")
+        .bind(id.as_str())
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(database)?;
+    let options: RunOptions = from_json(&get::<String>(&row, "run_options")?)?;
+    Ok((options.with_defaults(&Scales::new()), optional_json(&row, "scaling")?))
+}
+
+async fn write(
+    tx: &mut Tx,
+    id: &DeploymentId,
+    options: &RunOptions,
+    scaling: Option<&Scaling>,
+) -> Result<()> {
+    sqlx::query("UPDATE deployments SET run_options = $2, scaling = $3 WHERE id = $1")
+        .bind(id.as_str())
+        .bind(json(options)?)
+        .bind(scaling.map(json).transpose()?)
+        .execute(&mut **tx)
+        .await
+        .map_err(database)?;
+    Ok(())
+}
+
+/// What deployments of the environment have where they say nothing.
+pub(super) async fn default_scales(tx: &mut Tx, environment: &EnvironmentId) -> Result<Scales> {
+    let rows = sqlx::query(
+        "SELECT process, replicas, cpu_millicores, memory_mib FROM environment_scales \
+         WHERE environment_id = $1",
+    )
+    .bind(environment.as_str())
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(database)?;
+    rows.iter()
+        .map(|row| {
+            let small = |column| Ok(u32::try_from(get::<i64>(row, column)?).unwrap_or(0));
+            let scale = Scale {
+                replicas: small("replicas")?,
+                cpu_millicores: small("cpu_millicores")?,
+                memory_mib: u64::try_from(get::<i64>(row, "memory_mib")?).unwrap_or(0),
+            };
+            Ok((get(row, "process")?, scale))
+        })
+        .collect()
+}
+
+async fn set_default(tx: &mut Tx, target: &ScaleTarget, scale: Option<Scale>) -> Result<()> {
+    let environment = target.plan.environment_id.as_str();
+    sqlx::query("DELETE FROM environment_scales WHERE environment_id = $1 AND process = $2")
+        .bind(environment)
+        .bind(target.process.as_str())
+        .execute(&mut **tx)
+        .await
+        .map_err(database)?;
+    let Some(scale) = scale else { return Ok(()) };
+    sqlx::query(
+        "INSERT INTO environment_scales (environment_id, process, replicas, cpu_millicores, memory_mib) \
+         VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(environment)
+    .bind(target.process.as_str())
+    .bind(i64::from(scale.replicas))
+    .bind(i64::from(scale.cpu_millicores))
+    .bind(i64::try_from(scale.memory_mib).unwrap_or(i64::MAX))
+    .execute(&mut **tx)
+    .await
+    .map_err(database)?;
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! `Scale`, a virtual object per environment: changes how many instances of
+//! which size the live deployment has, and the environment's default for the
+//! next ones. What is recorded goes first: whoever starts instances of the
+//! deployment meanwhile starts what is recorded.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::future::BoxFuture;
+use restate_sdk::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::waits::{ReadyRequest, WaitsClient};
+use crate::{
+    app,
+    engine::{core::Core, readiness::ReadyVerdict, run::bounded_run, running::apply_recorded},
+    error::{ErrorCode, StepError, StepFailure},
+    ids::{DeploymentId, EnvironmentId, InvocationId},
+    ports::{Guarded, ScaleStart, ScaleTarget},
+    status::DeploymentStatus,
+};
+
+/// Applying once: an image may have to be pulled.
+const APPLY_LIMIT: Duration = Duration::from_secs(600);
+/// Restate delivers a cancel as this code at whatever await comes next.
+const CANCELLED: u16 = 409;
+/// Cancels absorbed during one run: more than people send, and a bound.
+const MAX_CANCELS: u32 = 100;
+/// From the last request that an instance is sent until it is asked to end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Input of `run`. Which workspace it is in was checked by the caller.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleRequest {
+    /// Must equal the object's key.
+    pub environment_id: EnvironmentId,
+    /// What must be live there; none: whatever is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deployment_id: Option<DeploymentId>,
+    /// None: the one that gets requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<String>,
+    /// At least one.
+    pub replicas: u32,
+    /// Thousandths of a core; none: as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_millicores: Option<u32>,
+    /// MiB; none: as it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
+}
+
+/// Output of `run`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "verdict", content = "value", rename_all = "snake_case")]
+pub enum Scaled {
+    /// Every instance is ready.
+    Done {
+        /// Whose.
+        deployment_id: DeploymentId,
+        /// Of which process.
+        process: String,
+        /// As it was.
+        from: app::Scale,
+        /// As it is.
+        to: app::Scale,
+    },
+    /// The rules forbid it; nothing was changed.
+    Refused(String),
+    /// The instances did not get ready; everything is as it was.
+    Failed(StepFailure),
+}
+
+/// The scale of environments.
+pub struct Scale {
+    core: Arc<Core>,
+}
+
+impl Scale {
+    /// Handlers over these ports.
+    pub fn new(core: Arc<Core>) -> Self {
+        Self { core }
+    }
+}
+
+#[restate_sdk::object]
+impl Scale {
+    /// Records the scale, lets instances that are to go lose their requests,
+    /// applies it and waits until every instance is ready. What cannot be done
+    /// is taken back.
+    #[handler]
+    async fn run(
+        &self,
+        ctx: ObjectContext<'_>,
+        request: Json<ScaleRequest>,
+    ) -> HandlerResult<Json<Scaled>> {
+        let Json(request) = request;
+        if request.environment_id.as_str() != ctx.key() {
+            let message = "the body's environment_id is not the object's key".to_owned();
+            return Err(TerminalError::new_with_code(400, message).into());
+        }
+        let target = match self.begin(&ctx, request).await? {
+            ScaleStart::Begun(target) => target,
+            ScaleStart::Refused(reason) => return Ok(Json(Scaled::Refused(reason))),
+        };
+        match self.carry_out(&ctx, &target).await {
+            Ok(()) => Ok(Json(Scaled::Done {
+                deployment_id: target.plan.deployment_id,
+                process: target.process,
+                from: target.from,
+                to: target.to,
+            })),
+            Err(NotScaled::Failed(failure)) => {
+                self.take_back(&ctx, &target).await?;
+                Ok(Json(Scaled::Failed(failure)))
+            }
+            // Tries used up, or cancelled: what was recorded must not stay.
+            Err(NotScaled::Ended(error)) => {
+                self.take_back(&ctx, &target).await?;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+/// Why a scale is not what was asked for.
+enum NotScaled {
+    /// The instances cannot be made ready.
+    Failed(StepFailure),
+    /// What the SDK ended an await with.
+    Ended(TerminalError),
+}
+
+impl From<TerminalError> for NotScaled {
+    fn from(error: TerminalError) -> Self {
+        Self::Ended(error)
+    }
+}
+
+impl Scale {
+    async fn begin(
+        &self,
+        ctx: &ObjectContext<'_>,
+        request: ScaleRequest,
+    ) -> Result<ScaleStart, TerminalError> {
+        let Json(start) = self
+            .record(ctx, "begin-scale", move |core, by| {
+                let request = request.clone();
+                Box::pin(async move {
+                    let start = core.store.begin_scale(&request, &by).await?;
+                    // Instances that are to be stopped get no more requests.
+                    if matches!(&start, ScaleStart::Begun(target) if target.drains()) {
+                        core.announcer.announce().await;
+                    }
+                    Ok(Json(start))
+                })
+            })
+            .await?;
+        Ok(start)
+    }
+
+    async fn carry_out(
+        &self,
+        ctx: &ObjectContext<'_>,
+        target: &ScaleTarget,
+    ) -> Result<(), NotScaled> {
+        if target.drains() {
+            let pause = DRAIN.min(self.core.settings.retire_after);
+            let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+            ctx.service_client::<WaitsClient>().pause(Json(millis)).call().await?;
+        }
+        self.apply(ctx, target).await?;
+        let request = ReadyRequest {
+            deployment_id: target.plan.deployment_id.clone(),
+            namespace: target.plan.environment_id.to_string(),
+        };
+        match ctx.service_client::<WaitsClient>().ready(Json(request)).call().await?.0 {
+            ReadyVerdict::Ready => {}
+            ReadyVerdict::Failed(failure) => return Err(NotScaled::Failed(failure)),
+        }
+        let id = target.plan.deployment_id.clone();
+        self.record(ctx, "finish-scale", move |core, by| {
+            let id = id.clone();
+            Box::pin(async move {
+                core.store.finish_scale(&id, &by).await?;
+                Ok(())
+            })
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn apply(&self, ctx: &ObjectContext<'_>, target: &ScaleTarget) -> Result<(), NotScaled> {
+        let (core, target) = (Arc::clone(&self.core), target.clone());
+        let Json(failed) = bounded_run!(ctx, "apply-scale", move || async move {
+            match tokio::time::timeout(APPLY_LIMIT, apply(&core, &target)).await {
+                Ok(Ok(())) => Ok(Json(None)),
+                Ok(Err(StepError::Permanent(failure))) => Ok(Json(Some(failure))),
+                Ok(Err(StepError::Transient(failure))) => Err(failure.to_string().into()),
+                Err(_) => Err("the instances did not start within their limit".to_owned().into()),
+            }
+        })
+        .await?;
+        failed.map_or(Ok(()), |failure| Err(NotScaled::Failed(failure)))
+    }
+
+    /// As it was, unless somebody has changed it since.
+    async fn take_back(
+        &self,
+        ctx: &ObjectContext<'_>,
+        target: &ScaleTarget,
+    ) -> Result<(), TerminalError> {
+        let target = target.clone();
+        self.record(ctx, "undo-scale", move |core, by| {
+            let target = target.clone();
+            Box::pin(async move {
+                if core.store.undo_scale(&target, &by).await? == Guarded::Lost {
+                    return Ok(());
+                }
+                core.announcer.announce().await;
+                if let Err(StepError::Transient(failure)) = apply(&core, &target).await {
+                    return Err(failure.to_string().into());
+                }
+                // What stands in the way for good was said as what has failed.
+                core.store.finish_scale(&target.plan.deployment_id, &by).await?;
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// A run that a cancel cannot skip: a 409 means "run this again".
+    async fn record<T>(
+        &self,
+        ctx: &ObjectContext<'_>,
+        name: &'static str,
+        action: impl Fn(Arc<Core>, InvocationId) -> BoxFuture<'static, HandlerResult<T>>,
+    ) -> Result<T, TerminalError>
+    where
+        T: restate_sdk::serde::Serialize + restate_sdk::serde::Deserialize + Send + 'static,
+    {
+        let mut cancels = 0;
+        loop {
+            let by = InvocationId(ctx.invocation_id().to_owned());
+            let future = action(Arc::clone(&self.core), by);
+            match bounded_run!(ctx, name, move || future).await {
+                Err(error) if error.code() == CANCELLED && cancels < MAX_CANCELS => cancels += 1,
+                result => return result,
+            }
+        }
+    }
+}
+
+/// Leaves what is recorded, unless the deployment was retired meanwhile: then
+/// what was started for nothing is stopped again.
+async fn apply(core: &Core, target: &ScaleTarget) -> Result<(), StepError> {
+    let id = &target.plan.deployment_id;
+    if runs(core, id).await? {
+        apply_recorded(core, &target.plan, &target.image).await?;
+        if runs(core, id).await? {
+            return Ok(());
+        }
+        // From here on no release can make it live while its instances go.
+        if core.store.retire_again(id).await? == Guarded::Applied {
+            core.runtime.delete(target.plan.environment_id.as_str(), id).await?;
+            core.store.finish_retirement(id).await?;
+        }
+    }
+    let message = format!("deployment `{id}` was retired while its scale was changed");
+    Err(StepError::permanent(ErrorCode::Overtaken, message))
+}
+
+async fn runs(core: &Core, id: &DeploymentId) -> Result<bool, StepError> {
+    let status = core.store.settled_since(id).await?.map(|(status, _)| status);
+    Ok(matches!(status, Some(DeploymentStatus::Live | DeploymentStatus::Ready)))
+}
