@@ -163,8 +163,8 @@ async fn kill_at(
         .collect()
 }
 
-/// The deployments that were before `deploy-to-krane`, once each has tried it
-/// in vain.
+/// The deployments that were before `deploy-to-krane`, once each has tried in
+/// vain what needs krane.
 async fn held_up_by_krane(
     here: &Installation,
     parked: &[(Step, DeploymentId)],
@@ -173,8 +173,10 @@ async fn held_up_by_krane(
     for (step, id) in parked.iter().filter(|(step, _)| *step < Step::DeployToKrane) {
         eventually(&format!("{id}, which was at {step}, misses krane"), async || {
             let shown = here.view(id).await;
-            let row = shown.steps.iter().find(|row| row.name == Step::DeployToKrane.name())?;
-            row.error_code.is_some().then_some(())
+            let needs_krane = [Step::ReleaseCommand, Step::DeployToKrane].map(Step::name);
+            let mut rows =
+                shown.steps.iter().filter(|row| needs_krane.contains(&row.name.as_str()));
+            rows.any(|row| row.error_code.is_some()).then_some(())
         })
         .await;
         waiting.push(id.clone());

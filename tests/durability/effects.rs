@@ -18,6 +18,10 @@ pub async fn assert_single_effects(here: &Installation, id: &DeploymentId) -> De
     assert_eq!(here.outside.built_twice_at_once(), None, "{shown:#?}");
     assert!(!here.outside.builds(&shown), "a build still runs: {shown:#?}");
     assert_eq!(instances(here, id), REPLICAS, "one set of instances: {shown:#?}");
+    if let Some(releases) = here.outside.releases(id) {
+        assert_eq!(releases, 1, "its release command has run {releases} times: {shown:#?}");
+    }
+    assert!(!here.outside.has_task(id), "its task is left: {shown:#?}");
     let routed = shown.routed.as_ref().expect("routed");
     let routes = here.store.route_rows().await.unwrap();
     assert_eq!(routed.domains.len(), 3, "commit, branch and environment: {shown:#?}");
@@ -34,6 +38,7 @@ pub async fn assert_clean_slate(here: &Installation, id: &DeploymentId, before: 
     let shown = here.view(id).await;
     assert_eq!(instances(here, id), 0, "instances: {shown:#?}");
     assert!(!here.outside.builds(&shown), "a build: {shown:#?}");
+    assert!(!here.outside.has_task(id), "a task: {shown:#?}");
     eventually(&format!("the workflow of {id} ends"), async || {
         here.unfinished(id).await?.is_empty().then_some(())
     })

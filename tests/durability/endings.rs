@@ -149,9 +149,10 @@ async fn a_wait_that_was_cancelled_keeps_no_slot_that_it_gets_late() {
 }
 
 /// Where an unwind is interrupted, and the step that has failed.
-const UNWINDING: [(&str, Step); 5] = [
+const UNWINDING: [(&str, Step); 6] = [
     ("begin-unwind", Step::PushImage),
     ("undo-build-image", Step::BuildImage),
+    ("undo-release-command", Step::ReleaseCommand),
     ("undo-deploy-to-krane", Step::AwaitReady),
     ("undo-deploy-to-krane", Step::AssignDomains),
     ("settle-attempt", Step::AwaitReady),

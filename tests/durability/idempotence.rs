@@ -13,6 +13,7 @@ use crate::{
     builds, cleanup,
     effects::{assert_clean_slate, assert_single_effects, instances},
     releases::release_to,
+    scales::scale_to,
     support::{Installation, REPLICAS, eventually},
 };
 
@@ -27,12 +28,19 @@ const SETTINGS: [&str; 5] = [
 /// The tests below arm these, together every run that there is.
 const OF_A_DEPLOYMENT: [&str; 3] = ["insert-deployment", "watch-instances", "commit-routes"];
 const OF_A_RETIREMENT: [&str; 2] = ["begin-retirement", "stop-instances"];
-const OF_AN_UNWIND: [&str; 4] =
-    ["begin-unwind", "undo-deploy-to-krane", "undo-build-image", "settle-attempt"];
+const OF_AN_UNWIND: [&str; 5] = [
+    "begin-unwind",
+    "undo-deploy-to-krane",
+    "undo-release-command",
+    "undo-build-image",
+    "settle-attempt",
+];
 const OF_A_TAKE_OVER: [&str; 1] = ["take-over"];
 const OF_A_RETRY: [&str; 3] = ["begin-retry", "restart-workflow", "take-back-retry"];
 const OF_A_RELEASE: [&str; 5] =
     ["begin-release", "start-instances", "swap-routes", "find-retirable", "undo-start-instances"];
+const OF_A_SCALE: [&str; 3] = ["begin-scale", "apply-scale", "finish-scale"];
+const OF_A_SCALE_TAKEN_BACK: [&str; 1] = ["undo-scale"];
 const OF_A_CANCEL: [&str; 2] = ["note-position", "request-cancel"];
 const OF_A_WARNING: [&str; 1] = ["note-warning"];
 const OF_A_QUESTION: [&str; 1] = ["read-state"];
@@ -47,6 +55,8 @@ fn every_run_that_there_is_has_its_test() {
         &OF_A_TAKE_OVER,
         &OF_A_RETRY,
         &OF_A_RELEASE,
+        &OF_A_SCALE,
+        &OF_A_SCALE_TAKEN_BACK,
         &OF_A_CANCEL,
         &OF_A_WARNING,
         &OF_A_QUESTION,
@@ -123,9 +133,11 @@ async fn an_attempt_that_is_taken_back_twice_is_taken_back_once() {
     let here = Installation::together(&SETTINGS, &[]).await;
     let before = here.deploy("shop").await;
     here.run_twice(&OF_AN_UNWIND);
-    for (step, name) in
-        [(Step::BuildImage, "undo-build-image"), (Step::AwaitReady, "undo-deploy-to-krane")]
-    {
+    for (step, name) in [
+        (Step::BuildImage, "undo-build-image"),
+        (Step::ReleaseCommand, "undo-release-command"),
+        (Step::AwaitReady, "undo-deploy-to-krane"),
+    ] {
         here.break_at(step.name(), "fail", ErrorCode::RuntimeRejected);
         let id = here.submit("shop").await;
         let shown = here.wait(&id, DeploymentStatus::Failed).await;
@@ -232,6 +244,26 @@ async fn a_rollback_whose_every_run_runs_twice_starts_and_moves_once() {
     let shown = here.wait(&first, DeploymentStatus::Live).await;
     assert_eq!(shown.domains.len(), 2, "its own and the environment's: {shown:#?}");
     here.wait(&second, DeploymentStatus::Ready).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scale_whose_every_run_runs_twice_changes_once() {
+    let here = Installation::together(&SETTINGS, &[("LAUNCHWAY_FAILPOINT_TRIES", "4")]).await;
+    let id = here.deploy("shop").await;
+    here.run_twice(&OF_A_SCALE);
+    let done = scale_to(&here, &id, REPLICAS + 3).await.unwrap();
+    assert_eq!(done["verdict"], "done", "{done}");
+    assert_eq!(done["value"]["from"]["replicas"], REPLICAS, "{done}");
+    here.assert_ran_twice(&OF_A_SCALE);
+    assert_eq!(instances(&here, &id), REPLICAS + 3);
+    here.run_twice(&OF_A_SCALE_TAKEN_BACK);
+    here.break_at("watch-instances", "exhaust", ErrorCode::RuntimeUnavailable);
+    let failed = scale_to(&here, &id, REPLICAS + 5).await;
+    assert!(failed.is_err() || failed.as_ref().unwrap()["verdict"] == "failed", "{failed:?}");
+    here.release("watch-instances", "exhaust");
+    here.assert_ran_twice(&OF_A_SCALE_TAKEN_BACK);
+    assert_eq!(instances(&here, &id), REPLICAS + 3);
+    assert_eq!(here.view(&id).await.run_options.replicas, REPLICAS + 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,8 +25,10 @@ mod outside;
 mod postgres;
 #[path = "../support/private.rs"]
 mod private;
+mod release_commands;
 mod releases;
 mod retries;
+mod scales;
 mod stalls;
 mod support;
 mod unwind;

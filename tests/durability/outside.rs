@@ -59,6 +59,39 @@ impl Outside {
         }
     }
 
+    /// How often the deployment's release command was started, where that can be
+    /// told.
+    pub fn releases(&self, of: &DeploymentId) -> Option<usize> {
+        match self {
+            Self::Instant(world) => Some(world.count("task", of.as_str())),
+            Self::Docker(_) => None,
+        }
+    }
+
+    /// Whether a task of the deployment is left.
+    pub fn has_task(&self, of: &DeploymentId) -> bool {
+        match self {
+            Self::Instant(world) => {
+                world.ids("tasks").iter().any(|task| task.starts_with(of.as_str()))
+            }
+            Self::Docker(engine) => engine.has_task(of),
+        }
+    }
+
+    /// The tasks of a deployment go, as if somebody had removed their containers.
+    pub fn lose_tasks(&self, of: &DeploymentId) {
+        let Self::Instant(world) = self else { panic!("only of the instant world") };
+        for task in world.ids("tasks").iter().filter(|task| task.starts_with(of.as_str())) {
+            assert!(world.remove("tasks", task));
+        }
+    }
+
+    /// How often something was done by the instant adapters.
+    pub fn count(&self, what: &str, of: &DeploymentId) -> usize {
+        let Self::Instant(world) = self else { panic!("only of the instant world") };
+        world.count(what, of.as_str())
+    }
+
     /// Instances of the deployment that run.
     pub fn instances(&self, of: &DeploymentId) -> u32 {
         match self {
@@ -156,6 +189,13 @@ impl Engine {
             .lines()
             .map(str::to_owned)
             .collect()
+    }
+
+    fn has_task(&self, of: &DeploymentId) -> bool {
+        let deployment = format!("label=launchway.deployment={of}");
+        let task = "label=launchway.task";
+        let found = self.docker(&["ps", "-aq", "--filter", &deployment, "--filter", task]);
+        !found.is_empty()
     }
 
     fn first_created(&self, of: &DeploymentId) -> Option<i64> {

@@ -396,9 +396,25 @@ impl Installation {
         self.submission(project).await
     }
 
+    /// The same with a release command that may not run twice.
+    pub async fn submit_releasing(&self, project: &str, command: &[&str]) -> DeploymentId {
+        self.submission_of(project, run_options(command, false)).await
+    }
+
     /// The same, on its own. It is repeated until it is answered, as a caller
     /// with a key may.
-    pub fn submission(&self, project: &str) -> impl Future<Output = DeploymentId> + 'static {
+    pub fn submission(
+        &self,
+        project: &str,
+    ) -> impl Future<Output = DeploymentId> + 'static + use<> {
+        self.submission_of(project, run_options(&["/bin/busybox", "true"], true))
+    }
+
+    fn submission_of(
+        &self,
+        project: &str,
+        run_options: Value,
+    ) -> impl Future<Output = DeploymentId> + 'static + use<> {
         let (store, ingress) = (self.store.clone(), self.ingress.clone());
         let upload = match &self.outside {
             Outside::Instant(_) => None,
@@ -417,7 +433,7 @@ impl Installation {
             let body = json!({
                 "project_id": project,
                 "build_context": { "build_context_path": context },
-                "run_options": { "replicas": REPLICAS },
+                "run_options": run_options,
             });
             // Not `eventually`: its closures cannot be sent to another thread.
             let begun = Instant::now();
@@ -475,6 +491,12 @@ impl Installation {
             });
         logs.collect()
     }
+}
+
+/// A crash may leave open whether a release command was started: where every
+/// deployment has to go live, it may run again then.
+fn run_options(release: &[&str], idempotent: bool) -> Value {
+    json!({ "replicas": REPLICAS, "release": { "command": release, "idempotent": idempotent } })
 }
 
 /// A load balancer: whichever of the two takes the connection, by turns.

@@ -158,6 +158,9 @@ fn undone_at(step: Step) -> Vec<Step> {
     if (Step::DeployToKrane..=Step::AssignDomains).contains(&step) {
         undone.push(Step::DeployToKrane);
     }
+    if (Step::ReleaseCommand..=Step::AssignDomains).contains(&step) {
+        undone.push(Step::ReleaseCommand);
+    }
     if step == Step::BuildImage {
         undone.push(Step::BuildImage);
     }

@@ -28,7 +28,7 @@ pub struct Event {
 #[allow(dead_code, reason = "the adapters write what the tests read")]
 impl World {
     pub fn at(dir: &Path) -> io::Result<Self> {
-        for kind in ["builds", "images", "instances"] {
+        for kind in ["builds", "images", "instances", "tasks"] {
             fs::create_dir_all(dir.join(kind))?;
         }
         Ok(Self { dir: dir.to_owned() })

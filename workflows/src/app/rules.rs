@@ -4,7 +4,7 @@
 use super::{Check, Health, Process, ReleaseCommand, RunOptions, WEB};
 use crate::names::check_slug;
 
-/// Instances of one process.
+/// Instances of one deployment, of all its processes.
 pub const MAX_REPLICAS: u32 = 100;
 /// Longest run of a release command, in milliseconds: an hour.
 pub const MAX_RELEASE_LIMIT: u32 = 3_600_000;
@@ -105,6 +105,10 @@ impl Problems {
         }
         self.limits("", options.cpu_millicores, options.memory_mib);
         let count = options.processes.len();
+        let instances = options.instances();
+        self.rule(instances <= MAX_REPLICAS, || {
+            format!("the processes have {instances} replicas together: give at most {MAX_REPLICAS}")
+        });
         self.rule(count <= MAX_PROCESSES, || {
             format!("processes has {count} entries: give at most {MAX_PROCESSES}")
         });
@@ -297,6 +301,7 @@ mod tests {
             "replicas is given beside processes",
             "cpu = 1 ",
             "processes.worker.replicas = 101",
+            "the processes have 102 replicas together",
             "processes.worker.memory = 1 ",
             "processes.worker.health asks over the network",
             "processes.Web_1: process name `Web_1`",
