@@ -2,7 +2,7 @@
 
 use launchway_workflows::ids::{ApiKeyId, WorkspaceId};
 
-use super::{Result, Tx, database, now_ms};
+use super::{Result, Store, Tx, database, get, now_ms};
 
 /// Something that a key's holder does.
 #[derive(Debug, Clone, Copy)]
@@ -31,5 +31,44 @@ impl Act<'_> {
         .await
         .map_err(database)?;
         Ok(())
+    }
+}
+
+/// What was noted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AuditRow {
+    /// Milliseconds since the epoch.
+    pub at: i64,
+    /// Whose key was used.
+    pub actor: String,
+    /// As in `env set`.
+    pub action: String,
+    /// What it was done to.
+    pub subject: String,
+}
+
+impl Store {
+    /// The workspace's record, oldest first.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn audit(&self, workspace: &WorkspaceId) -> Result<Vec<AuditRow>> {
+        let rows = sqlx::query(
+            "SELECT at, actor, action, subject FROM audit_log WHERE workspace_id = $1 ORDER BY at, id",
+        )
+        .bind(workspace.as_str())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)?;
+        rows.iter()
+            .map(|row| {
+                Ok(AuditRow {
+                    at: get(row, "at")?,
+                    actor: get(row, "actor")?,
+                    action: get(row, "action")?,
+                    subject: get(row, "subject")?,
+                })
+            })
+            .collect()
     }
 }

@@ -36,7 +36,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Any, AnyPool, Row, Transaction, any::AnyRow};
 use tokio::sync::{broadcast, watch};
 
-pub use audit::Act;
+pub use audit::{Act, AuditRow};
 pub use changes::ChangeLog;
 pub(crate) use depot::DepotClaim;
 pub use domains::DomainView;

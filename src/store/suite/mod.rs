@@ -5,6 +5,7 @@ mod attempts;
 mod databases;
 mod depot;
 mod domains;
+mod environments;
 mod interleavings;
 mod journals;
 mod releases;
