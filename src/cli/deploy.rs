@@ -3,8 +3,8 @@
 use std::{path::Path, time::Duration};
 
 use launchway_proto::ctrl::v1::{
-    CreateDeploymentRequest, Deployment, WatchDeploymentRequest,
-    create_deployment_request::Source, deployment_event::Event,
+    CreateDeploymentRequest, Deployment, WatchDeploymentRequest, create_deployment_request::Source,
+    deployment_event::Event,
 };
 
 use serde_json::json;

@@ -2,6 +2,7 @@
 //! engine, an S3 and a gateway, on private ports and directories.
 //! `./dev test` installs what this needs.
 
+mod applications;
 mod builders;
 mod cancels;
 mod cleanup;

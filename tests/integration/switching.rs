@@ -90,6 +90,25 @@ fn a_killed_instance_loses_no_request() {
     traffic.assert_no_failure();
 }
 
+/// What is to go gets no more requests before it is asked to end.
+#[test]
+fn a_scale_up_and_down_loses_no_request() {
+    let here = Installation::start_with(&["run.retire_after=500ms"]);
+    let app = App::new("one", "");
+    let result = here.deploy(app.path(), &["--project", "shop"]);
+    let id = result["deployment_id"].as_str().unwrap();
+    let traffic = traffic(&here);
+    for replicas in ["4", "1", "3", "2"] {
+        let scaled = here.json(&["scale", replicas, "--project", "shop"]);
+        let count: usize = replicas.parse().unwrap();
+        assert_eq!(scaled["to"]["replicas"], count, "{scaled:#}");
+        assert_eq!(here.containers(id).len(), count);
+        assert_eq!(addresses(&here).len(), count, "the gateway has them all");
+        traffic.more(RATE as usize / 2);
+    }
+    traffic.assert_no_failure();
+}
+
 #[test]
 fn a_restart_of_up_loses_no_request() {
     let mut here = Installation::start();

@@ -121,6 +121,20 @@ fn play(here: &Installation) {
     let image = here.inspect(&first)["image"].as_str().unwrap().to_owned();
     here.json(&["deploy", "--image", &image, "-p", "other"]);
 
+    let releasing = |command: &str| {
+        let app = App::new("released", "");
+        let file = format!("release = [\"/bin/busybox\", \"{command}\"]\n");
+        fs::write(app.path().join("launchway.toml"), file).unwrap();
+        app
+    };
+    here.deploy(releasing("true").path(), &["--project", "shop"]);
+    let bad = releasing("false");
+    let failed = here.run(&["deploy", &bad.path().display().to_string(), "-p", "shop"]);
+    assert_eq!(failed.status.code(), Some(4), "{}", text(&failed));
+    for replicas in ["2", "1"] {
+        here.json(&["scale", replicas, "--project", "shop"]);
+    }
+
     let exits = App::with_dockerfile(
         "",
         "FROM scratch\nCOPY busybox /bin/busybox\nCMD [\"/bin/busybox\", \"false\"]\n",

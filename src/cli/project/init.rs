@@ -120,6 +120,10 @@ mod tests {
     use super::*;
     use crate::cli::project::ProjectFile;
 
+    fn is_example(line: &str) -> bool {
+        line.starts_with('[') || line.split(' ').nth(1) == Some("=")
+    }
+
     #[test]
     fn what_is_written_is_a_file_that_can_be_read_with_and_without_its_examples() {
         let written = content("shop", Some("deploy/Dockerfile"), Some(3000));
@@ -129,7 +133,7 @@ mod tests {
         let examples: String = content("shop", None, None)
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(example) if example.contains(" = ") || example.starts_with('[') => example,
+                Some(example) if is_example(example) => example,
                 _ => line,
             })
             // Beside processes there is no port and no health of the whole.

@@ -36,33 +36,37 @@ fn sealed(pairs: &[(&str, &str)]) -> BTreeMap<String, Sealed> {
     pairs.iter().map(|(name, value)| ((*name).to_owned(), Sealed((*value).to_owned()))).collect()
 }
 
+/// `Err`: refused.
+async fn set(store: &Store, actor: &ApiKeyId, variables: &[(&str, &str)]) -> Result<(), String> {
+    let sealed = sealed(variables);
+    store.set_variables(act(actor), "shop", "preview", &sealed).await.unwrap()
+}
+
 async fn variables(store: &Store, id: &DeploymentId) -> BTreeMap<String, Sealed> {
     store.run_inputs(id).await.unwrap().env
 }
 
-async fn a_deployment_keeps_the_variables_of_its_submission(store: Store) {
+async fn a_deployment_keeps_the_variables_of_its_submission(store: &Store) {
     let actor = ApiKeyId::generate();
-    let first = create_from(&store, submission("first")).await;
-    let set =
-        store.set_variables(act(&actor), "shop", "preview", &sealed(&[("A", "1"), ("B", "2")]));
-    set.await.unwrap().unwrap();
-    let second = create_from(&store, submission("second")).await;
-    let set = store.set_variables(act(&actor), "shop", "preview", &sealed(&[("A", "3")]));
-    set.await.unwrap().unwrap();
-    let unset = store.unset_variables(act(&actor), "shop", "preview", &["B".to_owned()]);
+    let first = create_from(store, submission("first")).await;
+    set(store, &actor, &[("A", "1"), ("B", "2")]).await.unwrap();
+    let second = create_from(store, submission("second")).await;
+    set(store, &actor, &[("A", "3")]).await.unwrap();
+    let gone = ["B".to_owned()];
+    let unset = store.unset_variables(act(&actor), "shop", "preview", &gone);
     unset.await.unwrap().unwrap();
     let other = NewDeployment { environment: "staging".to_owned(), ..submission("other") };
-    let third = create_from(&store, submission("third")).await;
-    let other = create_from(&store, other).await;
-    assert_eq!(variables(&store, &first).await, sealed(&[]));
-    assert_eq!(variables(&store, &second).await, sealed(&[("A", "1"), ("B", "2")]));
-    assert_eq!(variables(&store, &third).await, sealed(&[("A", "3")]));
-    assert_eq!(variables(&store, &other).await, sealed(&[]), "another environment's");
+    let third = create_from(store, submission("third")).await;
+    let other = create_from(store, other).await;
+    assert_eq!(variables(store, &first).await, sealed(&[]));
+    assert_eq!(variables(store, &second).await, sealed(&[("A", "1"), ("B", "2")]));
+    assert_eq!(variables(store, &third).await, sealed(&[("A", "3")]));
+    assert_eq!(variables(store, &other).await, sealed(&[]), "another environment's");
     let shown = store.deployment(&WorkspaceId::local(), &second).await.unwrap().unwrap();
     assert_eq!(shown.variables, ["A", "B"]);
 }
 
-async fn variables_are_set_and_removed_all_or_none(store: Store) {
+async fn variables_are_set_and_removed_all_or_none(store: &Store) {
     let actor = ApiKeyId::generate();
     let local = WorkspaceId::local();
     let names = async || {
@@ -72,17 +76,15 @@ async fn variables_are_set_and_removed_all_or_none(store: Store) {
     assert_eq!(names().await, Vec::<String>::new());
     let many: Vec<String> = (0..201).map(|number| format!("V{number}")).collect();
     let many: Vec<_> = many.iter().map(|name| (name.as_str(), "x")).collect();
-    let refused = store.set_variables(act(&actor), "shop", "preview", &sealed(&many)).await;
-    assert!(refused.unwrap().unwrap_err().contains("at most 200"));
+    let refused = set(store, &actor, &many).await;
+    assert!(refused.unwrap_err().contains("at most 200"));
     let large = "x".repeat(600 * 1024);
-    let refused = store.set_variables(act(&actor), "shop", "preview", &sealed(&[("L", &large)]));
-    assert!(refused.await.unwrap().unwrap_err().contains("512 KiB"));
+    let refused = set(store, &actor, &[("L", &large)]).await;
+    assert!(refused.unwrap_err().contains("512 KiB"));
     let bad = store.set_variables(act(&actor), "shop", "Not A Slug", &sealed(&[("A", "1")])).await;
     assert!(bad.unwrap().unwrap_err().contains("environment name"));
     assert_eq!(names().await, Vec::<String>::new(), "a part of it was set");
-    let set =
-        store.set_variables(act(&actor), "shop", "preview", &sealed(&[("A", "1"), ("B", "2")]));
-    set.await.unwrap().unwrap();
+    set(store, &actor, &[("A", "1"), ("B", "2")]).await.unwrap();
     let gone = ["A".to_owned(), "C".to_owned()];
     let refused = store.unset_variables(act(&actor), "shop", "preview", &gone).await.unwrap();
     assert!(refused.unwrap_err().contains("`C`"));
@@ -123,61 +125,61 @@ async fn web(store: &Store, id: &DeploymentId) -> Scale {
     store.run_inputs(id).await.unwrap().options.scale_of("web").unwrap()
 }
 
-async fn a_scale_is_recorded_once_and_taken_back_whole(store: Store) {
-    let (plan, _) = live(&store, "first").await;
+async fn a_scale_is_recorded_once_and_taken_back_whole(store: &Store) {
+    let (plan, _) = live(store, "first").await;
     let id = &plan.deployment_id;
     let (from, to) = (
         Scale { replicas: 1, ..Scale::default() },
         Scale { replicas: 3, cpu_millicores: 500, memory_mib: 0 },
     );
-    let target = begun(&store, &wanted(&plan, 3), "one").await;
+    let target = begun(store, &wanted(&plan, 3), "one").await;
     assert_eq!((target.from, target.to, target.default), (from, to, None));
-    assert_eq!(begun(&store, &wanted(&plan, 3), "one").await, target, "repeated it is the same");
-    assert_eq!(web(&store, id).await, to);
+    assert_eq!(begun(store, &wanted(&plan, 3), "one").await, target, "repeated it is the same");
+    assert_eq!(web(store, id).await, to);
     assert_eq!(store.finish_scale(id, &invocation("two")).await.unwrap(), Guarded::Lost);
     assert_eq!(store.finish_scale(id, &invocation("one")).await.unwrap(), Guarded::Applied);
-    let next = create_from(&store, submission("next")).await;
-    assert_eq!(web(&store, &next).await, to, "it is the default");
+    let next = create_from(store, submission("next")).await;
+    assert_eq!(web(store, &next).await, to, "it is the default");
 
-    let target = begun(&store, &wanted(&plan, 7), "three").await;
+    let target = begun(store, &wanted(&plan, 7), "three").await;
     assert_eq!((target.from, target.default), (to, Some(to)));
     assert_eq!(store.undo_scale(&target, &invocation("two")).await.unwrap(), Guarded::Lost);
     for _ in 0..2 {
         let undone = store.undo_scale(&target, &invocation("three")).await.unwrap();
         assert_eq!(undone, Guarded::Applied);
-        assert_eq!(web(&store, id).await, to);
+        assert_eq!(web(store, id).await, to);
     }
-    let next = create_from(&store, submission("after")).await;
-    assert_eq!(web(&store, &next).await, to, "what was taken back is no default");
+    let next = create_from(store, submission("after")).await;
+    assert_eq!(web(store, &next).await, to, "what was taken back is no default");
 }
 
-async fn what_is_drained_is_told_to_the_routes_until_the_scale_has_ended(store: Store) {
-    let (plan, _) = live(&store, "first").await;
+async fn what_is_drained_is_told_to_the_routes_until_the_scale_has_ended(store: &Store) {
+    let (plan, _) = live(store, "first").await;
     let id = &plan.deployment_id;
     let drained = async || {
         let rows = store.route_rows_of(id).await.unwrap();
         assert_eq!(rows.len(), 3);
         rows[0].drained.as_ref().map(|drained| (drained.process.clone(), drained.from))
     };
-    begun(&store, &wanted(&plan, 5), "up").await;
+    begun(store, &wanted(&plan, 5), "up").await;
     assert_eq!(drained().await, None, "new ones get requests as soon as they are ready");
     store.finish_scale(id, &invocation("up")).await.unwrap();
-    begun(&store, &wanted(&plan, 2), "down").await;
+    begun(store, &wanted(&plan, 2), "down").await;
     assert_eq!(drained().await, Some(("web".to_owned(), 2)));
     store.finish_scale(id, &invocation("down")).await.unwrap();
     assert_eq!(drained().await, None);
 }
 
-async fn a_deployment_is_recorded_with_a_number_for_every_process(store: Store) {
+async fn a_deployment_is_recorded_with_a_number_for_every_process(store: &Store) {
     let new = NewDeployment { run: processes(), ..submission("first") };
-    let (plan, owner) = routing(&store, new).await;
+    let (plan, owner) = routing(store, new).await;
     let claims = launchway_workflows::domains::claims(&plan, "localhost");
     store.commit_routes(&plan.deployment_id, &owner, &claims).await.unwrap().unwrap();
     let ask = |process: &str, replicas| ScaleRequest {
         process: Some(process.to_owned()),
         ..wanted(&plan, replicas)
     };
-    begun(&store, &ask("worker", 4), "one").await;
+    begun(store, &ask("worker", 4), "one").await;
     let options = store.run_inputs(&plan.deployment_id).await.unwrap().options;
     let of = |options: &RunOptions, name| options.scale_of(name).unwrap().replicas;
     assert_eq!((of(&options, "web"), of(&options, "worker")), (1, 4));
@@ -185,10 +187,10 @@ async fn a_deployment_is_recorded_with_a_number_for_every_process(store: Store) 
     let ScaleStart::Refused(reason) = unknown else { panic!("{unknown:?}") };
     assert!(reason.contains("`web`, `worker`"), "{reason}");
     // What a submission says goes before the environment's default.
-    let said = create_from(&store, NewDeployment { run: processes(), ..submission("said") }).await;
+    let said = create_from(store, NewDeployment { run: processes(), ..submission("said") }).await;
     let mut silent = processes();
     silent.processes.insert("worker".to_owned(), Process::default());
-    let silent = create_from(&store, NewDeployment { run: silent, ..submission("silent") }).await;
+    let silent = create_from(store, NewDeployment { run: silent, ..submission("silent") }).await;
     for (id, workers) in [(said, 2), (silent, 4)] {
         let options = store.run_inputs(&id).await.unwrap().options;
         assert_eq!(of(&options, "worker"), workers);
@@ -198,11 +200,11 @@ async fn a_deployment_is_recorded_with_a_number_for_every_process(store: Store) 
     }
 }
 
-async fn a_release_command_is_marked_once_for_each_attempt(store: Store) {
+async fn a_release_command_is_marked_once_for_each_attempt(store: &Store) {
     let command = vec!["migrate".to_owned()];
     let release = Some(ReleaseCommand { command, idempotent: false, time_limit_ms: None });
     let run = RunOptions { release, ..RunOptions::default() };
-    let id = create_from(&store, NewDeployment { run, ..submission("first") }).await;
+    let id = create_from(store, NewDeployment { run, ..submission("first") }).await;
     let owner = invocation("owner");
     let plan = store.begin_attempt(&id, &owner).await.unwrap().unwrap();
     assert!(plan.has_release);
@@ -213,17 +215,17 @@ async fn a_release_command_is_marked_once_for_each_attempt(store: Store) {
     assert_eq!(mark("owner").await, ReleaseMark::First { attempt: 1 });
     assert_eq!(mark("owner").await, ReleaseMark::Again { attempt: 1 });
     assert_eq!(store.release_attempt(&id).await.unwrap(), Some(1));
-    let plain = create_from(&store, submission("plain")).await;
+    let plain = create_from(store, submission("plain")).await;
     assert!(!store.begin_attempt(&plain, &owner).await.unwrap().unwrap().has_release);
 }
 
-async fn projects_are_shown_with_what_is_live(store: Store) {
+async fn projects_are_shown_with_what_is_live(store: &Store) {
     let local = WorkspaceId::local();
     assert_eq!(store.projects(&local).await.unwrap(), []);
     store.ensure_project(&local, "bare").await.unwrap().unwrap();
-    let (plan, _) = live(&store, "first").await;
+    let (plan, _) = live(store, "first").await;
     let staging = NewDeployment { environment: "staging".to_owned(), ..submission("other") };
-    create_from(&store, staging).await;
+    create_from(store, staging).await;
     let shown = store.projects(&local).await.unwrap();
     let names: Vec<_> = shown.iter().map(|project| project.slug.as_str()).collect();
     assert_eq!(names, ["bare", "shop"]);
@@ -237,7 +239,7 @@ async fn projects_are_shown_with_what_is_live(store: Store) {
     assert_eq!(store.projects(&there).await.unwrap(), []);
 }
 
-async fn keys_are_made_used_listed_and_revoked_but_for_the_last_admin(store: Store) {
+async fn keys_are_made_used_listed_and_revoked_but_for_the_last_admin(store: &Store) {
     let local = WorkspaceId::local();
     store.add_api_key(&local, Role::Admin, "lwk_first").await.unwrap();
     let first = store.api_key("lwk_first").await.unwrap().unwrap();
@@ -266,10 +268,9 @@ async fn keys_are_made_used_listed_and_revoked_but_for_the_last_admin(store: Sto
     assert_eq!(store.api_keys(&there).await.unwrap(), []);
 }
 
-async fn who_did_what_is_appended(store: Store) {
+async fn who_did_what_is_appended(store: &Store) {
     let actor = ApiKeyId::generate();
-    let set = store.set_variables(act(&actor), "shop", "preview", &sealed(&[("A", "very-secret")]));
-    set.await.unwrap().unwrap();
+    set(store, &actor, &[("A", "very-secret")]).await.unwrap();
     let refused = store.unset_variables(act(&actor), "shop", "preview", &["B".to_owned()]).await;
     refused.unwrap().unwrap_err();
     let made = store.create_api_key(act(&actor), Role::Deploy, "", "lwk_x").await.unwrap();
