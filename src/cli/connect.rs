@@ -6,8 +6,7 @@ use launchway_proto::ctrl::v1::{
     build_service_client::BuildServiceClient, cleanup_service_client::CleanupServiceClient,
     deployment_service_client::DeploymentServiceClient, domain_service_client::DomainServiceClient,
     environment_service_client::EnvironmentServiceClient, key_service_client::KeyServiceClient,
-    project_service_client::ProjectServiceClient,
-    runtime_service_client::RuntimeServiceClient,
+    project_service_client::ProjectServiceClient, runtime_service_client::RuntimeServiceClient,
 };
 use tonic::{
     Request, Status,

@@ -2,7 +2,7 @@
 
 use launchway_proto::ctrl::v1 as proto;
 use launchway_workflows::{
-    app::{Check, RunOptions, WEB},
+    app::{Check, RunOptions},
     engine::undo::Undone,
     error::StepFailure,
     status::DeploymentStatus,
@@ -84,11 +84,9 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
     }
 }
 
-/// Of the process that gets requests, else of the first one.
 fn topology(options: &RunOptions) -> proto::Topology {
     let number = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
-    let all = options.all_processes();
-    let process = all.get(WEB).or_else(|| all.values().next()).cloned().unwrap_or_default();
+    let process = options.main_process();
     let path = match process.health.map(|health| health.check) {
         None => "/".to_owned(),
         Some(Check::Path(path)) => path,

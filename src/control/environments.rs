@@ -13,6 +13,7 @@ use launchway_proto::ctrl::v1::{
 use launchway_workflows::{
     app,
     engine::running::variable,
+    error::ErrorCode,
     ids::EnvironmentId,
     model::Sealed,
     secret::Secret,
@@ -23,7 +24,7 @@ use uuid::Uuid;
 
 use super::{
     Control,
-    actions::told,
+    actions::{failed, told},
     auth::Caller,
     deployments::{refusal, unavailable},
 };
@@ -120,7 +121,12 @@ impl EnvironmentService for Control {
             Scaled::Refused(reason) => Err(Status::failed_precondition(reason)),
             Scaled::Failed(failure) => {
                 let text = format!("{}; the scale is as it was", told(&failure));
-                Err(super::actions::failed(&failure, text))
+                // What runs was healthy: that the runtime refuses the change, because
+                // what it brings does not get ready, is the change's own fault.
+                match failure.code {
+                    ErrorCode::RuntimeRejected => Err(Status::aborted(text)),
+                    _ => Err(failed(&failure, text)),
+                }
             }
         }
     }

@@ -27,8 +27,7 @@ use launchway_proto::{
         deployment_service_server::DeploymentServiceServer,
         domain_service_server::DomainServiceServer,
         environment_service_server::EnvironmentServiceServer, key_service_server::KeyServiceServer,
-        project_service_server::ProjectServiceServer,
-        runtime_service_server::RuntimeServiceServer,
+        project_service_server::ProjectServiceServer, runtime_service_server::RuntimeServiceServer,
     },
     gateway::v1::route_service_server::RouteServiceServer,
 };

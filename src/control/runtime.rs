@@ -15,6 +15,7 @@ use launchway_proto::{
     },
 };
 use launchway_workflows::{
+    engine::running::opened,
     model::{BuiltImage, Source},
     names::DEFAULT_ENVIRONMENT,
     ports::Store as _,
@@ -162,6 +163,9 @@ impl Control {
             return Err(Status::invalid_argument("command is empty: give a program to run"));
         }
         let inputs = self.store.run_inputs(&view.id).await.map_err(unavailable)?;
+        let size = inputs.options.main_process();
+        let env = opened(&self.vault, &self.workspace, inputs.env).map_err(Status::internal)?;
+        let env = env.into_iter().map(|(name, value)| (name, value.expose().to_owned())).collect();
         let random = Uuid::new_v4().simple().to_string();
         Ok(RunTaskRequest {
             namespace: view.environment_id.clone(),
@@ -170,9 +174,9 @@ impl Control {
             project_id: view.project_id.clone(),
             image: image_of(view)?,
             command: wanted.command,
-            env: inputs.env.into_iter().collect(),
-            cpu_millicores: inputs.cpu_millicores,
-            memory_size_mib: inputs.memory_mib,
+            env,
+            cpu_millicores: size.cpu_millicores,
+            memory_size_mib: size.memory_mib,
             time_limit_seconds: match wanted.time_limit_seconds {
                 0 => RUN_LIMIT_SECONDS,
                 seconds => seconds,

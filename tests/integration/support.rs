@@ -204,6 +204,12 @@ impl Installation {
         eventually("the failpoint is hit", || hit.exists().then_some(()));
     }
 
+    /// Whoever is held at the point goes on.
+    pub fn release(&self, step: &str, point: &str) {
+        let hit = self.dir.path().join(format!("failpoints/{step}.{point}.hit"));
+        fs::remove_file(hit).unwrap();
+    }
+
     pub fn cli(&self, args: &[&str]) -> Command {
         let mut command = binary();
         command.args(args).stdin(Stdio::null());

@@ -90,7 +90,23 @@ fn a_killed_instance_loses_no_request() {
     traffic.assert_no_failure();
 }
 
-/// What is to go gets no more requests before it is asked to end.
+#[test]
+fn instances_that_are_to_go_get_no_requests_while_they_still_run() {
+    let here = Installation::start_with(&["run.retire_after=200ms"]);
+    let result = here.deploy(App::new("one", "").path(), &["--project", "shop", "--replicas", "3"]);
+    let id = result["deployment_id"].as_str().unwrap();
+    eventually("the gateway has all", || (addresses(&here).len() == 3).then_some(()));
+    here.arm("apply-scale", "run");
+    let mut scale = here.cli(&["scale", "1", "--project", "shop"]).spawn().unwrap();
+    here.wait_parked("apply-scale", "run");
+    // What the gateway routes by is on disk a moment later.
+    eventually("two get no more requests", || (addresses(&here).len() == 1).then_some(()));
+    assert_eq!(here.containers(id).len(), 3, "they were stopped before");
+    here.release("apply-scale", "run");
+    assert!(scale.wait().unwrap().success());
+    assert_eq!((here.containers(id).len(), addresses(&here).len()), (1, 1));
+}
+
 #[test]
 fn a_scale_up_and_down_loses_no_request() {
     let here = Installation::start_with(&["run.retire_after=500ms"]);
@@ -103,7 +119,9 @@ fn a_scale_up_and_down_loses_no_request() {
         let count: usize = replicas.parse().unwrap();
         assert_eq!(scaled["to"]["replicas"], count, "{scaled:#}");
         assert_eq!(here.containers(id).len(), count);
-        assert_eq!(addresses(&here).len(), count, "the gateway has them all");
+        eventually("the gateway has just these", || {
+            (addresses(&here).len() == count).then_some(())
+        });
         traffic.more(RATE as usize / 2);
     }
     traffic.assert_no_failure();

@@ -35,10 +35,9 @@ pub(super) fn deployment(spec: &RunSpec) -> DeploymentRequest {
     }
 }
 
-/// With the size of the process that gets requests, else of the first one.
+/// With the size of the process that gets requests.
 pub(super) fn task(task: &TaskSpec) -> RunTaskRequest {
-    let (plan, all) = (&task.run.plan, task.run.options.all_processes());
-    let size = all.get(WEB).or_else(|| all.values().next()).cloned().unwrap_or_default();
+    let (plan, size) = (&task.run.plan, task.run.options.main_process());
     RunTaskRequest {
         namespace: plan.environment_id.to_string(),
         deployment_id: plan.deployment_id.to_string(),

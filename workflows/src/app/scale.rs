@@ -42,6 +42,13 @@ impl RunOptions {
         self.processes.clone()
     }
 
+    /// The process that gets requests, else the first one.
+    pub fn main_process(&self) -> Process {
+        let mut all = self.all_processes();
+        let web = all.remove(WEB);
+        web.or_else(|| all.into_values().next()).unwrap_or_default()
+    }
+
     /// The same with a number for everything that was left to the environment.
     /// What was asked for goes first.
     pub fn with_defaults(mut self, defaults: &Scales) -> Self {

@@ -1,10 +1,14 @@
 //! Running what is recorded with a deployment.
 
+use std::collections::BTreeMap;
+
 use super::core::Core;
 use crate::{
     error::{ErrorCode, StepError},
+    ids::WorkspaceId,
     model::{DeploymentPlan, Sealed},
-    ports::{RunInputs, RunSpec},
+    ports::{RunInputs, RunSpec, Unsealer},
+    secret::Secret,
 };
 
 /// Changes of what is recorded that come while it is applied, before somebody
@@ -16,27 +20,34 @@ pub fn variable(name: &str) -> String {
     format!("variable:{name}")
 }
 
-/// Opens the variables: call it in the step that hands them over.
+/// The variables of a deployment, opened.
+///
+/// # Errors
+/// One of them cannot be; says which and why.
+pub fn opened(
+    unsealer: &dyn Unsealer,
+    workspace: &WorkspaceId,
+    env: BTreeMap<String, Sealed>,
+) -> Result<BTreeMap<String, Secret>, String> {
+    let open = |(name, sealed): (String, Sealed)| {
+        let opened = unsealer.open(workspace, &variable(&name), &sealed);
+        let opened =
+            opened.map_err(|why| format!("the variable `{name}` cannot be opened: {why}"))?;
+        Ok((name, opened))
+    };
+    env.into_iter().map(open).collect()
+}
+
+/// What to hand over: call it in the step that does.
 pub(crate) fn run_spec(
     core: &Core,
     plan: &DeploymentPlan,
     image: &str,
     inputs: RunInputs,
 ) -> Result<RunSpec, StepError> {
-    let open = |(name, sealed): (String, Sealed)| {
-        let opened = core.unsealer.open(&plan.workspace_id, &variable(&name), &sealed);
-        let opened = opened.map_err(|why| {
-            let message = format!("the variable `{name}` cannot be opened: {why}");
-            StepError::permanent(ErrorCode::RuntimeRejected, message)
-        })?;
-        Ok((name, opened))
-    };
-    Ok(RunSpec {
-        plan: plan.clone(),
-        image: image.to_owned(),
-        options: inputs.options,
-        env: inputs.env.into_iter().map(open).collect::<Result<_, StepError>>()?,
-    })
+    let env = opened(&*core.unsealer, &plan.workspace_id, inputs.env)
+        .map_err(|why| StepError::permanent(ErrorCode::RuntimeRejected, why))?;
+    Ok(RunSpec { plan: plan.clone(), image: image.to_owned(), options: inputs.options, env })
 }
 
 /// Leaves exactly the recorded instances. What is recorded may be changed by
