@@ -94,6 +94,7 @@ impl EnvironmentService for Control {
     }
 
     async fn scale(&self, request: Request<AskedScale>) -> Result<Response<ScaleResponse>, Status> {
+        let caller = Caller::of(&request)?;
         let asked = request.into_inner();
         let environment_id = self.environment_of(&asked).await?;
         let deployment = Some(asked.deployment_id).filter(|id| !id.is_empty());
@@ -112,12 +113,17 @@ impl EnvironmentService for Control {
         let key = Uuid::new_v4().to_string();
         let call = self.ingress.call_within(&handler, &key, &request, SCALE_LIMIT);
         match call.await.map_err(refusal)? {
-            Scaled::Done { deployment_id, process, from, to } => Ok(Response::new(ScaleResponse {
-                deployment_id: deployment_id.to_string(),
-                process,
-                from: Some(scale(from)),
-                to: Some(scale(to)),
-            })),
+            Scaled::Done { deployment_id, process, from, to } => {
+                let act = Act { workspace: &self.workspace, actor: &caller.0 };
+                let subject = format!("{deployment_id}: {process} {}", to.replicas);
+                self.store.note_act(act, "scale", &subject).await.map_err(unavailable)?;
+                Ok(Response::new(ScaleResponse {
+                    deployment_id: deployment_id.to_string(),
+                    process,
+                    from: Some(scale(from)),
+                    to: Some(scale(to)),
+                }))
+            }
             Scaled::Refused(reason) => Err(Status::failed_precondition(reason)),
             Scaled::Failed(failure) => {
                 let text = format!("{}; the scale is as it was", told(&failure));

@@ -2,7 +2,7 @@
 
 use launchway_workflows::ids::{ApiKeyId, WorkspaceId};
 
-use super::{Result, Store, Tx, database, get, now_ms};
+use super::{Result, Store, Tx, commit, database, get, now_ms};
 
 /// Something that a key's holder does.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,19 @@ impl Act<'_> {
         .await
         .map_err(database)?;
         Ok(())
+    }
+}
+
+impl Store {
+    /// Notes what was done by somebody else on the caller's behalf, such as a
+    /// workflow.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn note_act(&self, act: Act<'_>, action: &str, subject: &str) -> Result<()> {
+        let mut tx = self.write().await?;
+        act.note(&mut tx, action, subject).await?;
+        commit(tx).await
     }
 }
 

@@ -204,7 +204,8 @@ fn a_release_command_that_fails_is_told_with_its_last_lines_and_the_old_version_
 fn a_release_command_outlives_launchway_and_runs_once() {
     let mut here = Installation::start();
     let release = shell("echo begun; /bin/busybox sleep 3; echo ended");
-    let app = saying(App::new("migrated", ""), &format!("release = {release}\n"));
+    let file = format!("release = {release}\n[health]\ntcp = true\nstart_period = \"30s\"\n");
+    let app = saying(App::new("migrated", ""), &file);
     let id = here.submit(app.path(), &[]);
     let log = |here: &Installation| text(&here.run(&["logs", &id, "--release"]));
     eventually("it has begun", || log(&here).contains("begun").then_some(()));

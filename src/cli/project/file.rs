@@ -217,6 +217,20 @@ tcp = true
         }
     }
 
+    /// The examples of the manual, the first of which has every key.
+    #[test]
+    fn what_the_manual_shows_is_read() {
+        let manual = include_str!("../../../docs/launchway-toml.md");
+        let examples: Vec<&str> =
+            manual.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(examples.len() > 2, "the manual was not understood");
+        for example in examples {
+            ProjectFile::parse(example).unwrap_or_else(|problems| {
+                panic!("{problems:#?} in\n{example}");
+            });
+        }
+    }
+
     #[test]
     fn how_a_release_is_run_needs_a_release() {
         let problems = ProjectFile::parse("release_idempotent = true").unwrap_err();

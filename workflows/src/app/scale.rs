@@ -8,6 +8,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Process, RunOptions, WEB};
 
+/// From the end of a start period, at which the runtime ends an instance that is
+/// not ready, until its report of that is here.
+const REPORT: Duration = Duration::from_secs(5);
+
 /// Instances of a process and the limits of each.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Scale {
@@ -106,7 +110,7 @@ impl RunOptions {
     pub fn ready_within(&self, default: Duration) -> Duration {
         let period = |process: &Process| {
             let millis = process.health.as_ref().and_then(|health| health.start_period_ms);
-            millis.map_or(default, |millis| Duration::from_millis(millis.into()))
+            millis.map_or(default, |millis| Duration::from_millis(millis.into()) + REPORT)
         };
         self.all_processes().values().map(period).max().unwrap_or(default)
     }
@@ -164,7 +168,7 @@ mod tests {
         assert_eq!(two().ready_within(default), default, "the worker says nothing");
         let mut options = two();
         options.processes.remove("worker");
-        assert_eq!(options.ready_within(default), Duration::from_secs(1));
+        assert_eq!(options.ready_within(default), Duration::from_secs(1) + REPORT);
         assert_eq!(RunOptions::default().ready_within(default), default);
     }
 }
