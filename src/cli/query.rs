@@ -211,6 +211,7 @@ pub(super) fn deployment_json(deployment: &Deployment) -> Value {
         "deployment_id": deployment.id,
         "project": deployment.project_slug,
         "environment": deployment.environment_slug,
+        "environment_id": deployment.environment_id,
         "status": deployment.state,
         "url": some(&deployment.url),
         "domains": deployment.hostnames,

@@ -8,6 +8,7 @@ use std::{
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use launchway_proto::ctrl::v1::{BuildLogLine, Deployment, DeploymentStep};
+use launchway_workflows::step::Step;
 use serde_json::json;
 
 use super::{
@@ -232,7 +233,9 @@ impl Renderer {
                     line.vertex.starts_with("[internal]") && line.kind != "vertex-failed";
                 let text = log_text(line);
                 if !(text.is_empty() || internal) {
-                    self.line(&format!("{} build | {text}", clock(line.at)));
+                    let release = line.vertex == Step::ReleaseCommand.name();
+                    let what = if release { "release" } else { "build" };
+                    self.line(&format!("{} {what} | {text}", clock(line.at)));
                 }
             }
         }

@@ -22,6 +22,9 @@ struct Scaling {
     target: ScaleTarget,
     /// Of the process, this one and those after it get no requests.
     drained: Option<u32>,
+    /// It has failed, and is no default for others.
+    #[serde(default)]
+    taken_back: bool,
 }
 
 /// Instances that are about to be stopped.
@@ -96,13 +99,11 @@ impl Store {
         }
         let plan = read_plan(&mut tx, &live.id).await?;
         let image = image(&mut tx, &live.id, &plan.source).await?;
-        let defaults = default_scales(&mut tx, &plan.environment_id).await?;
-        let default = defaults.get(&process).copied();
         let drain_ms = live.options.drain_ms;
-        let target = ScaleTarget { plan, image, process, from, to, default, drain_ms };
+        let target = ScaleTarget { plan, image, process, from, to, drain_ms };
         let drained = target.drains().then_some(to.replicas);
-        set_default(&mut tx, &target, Some(to)).await?;
-        let scaling = Scaling { by: by.0.clone(), target: target.clone(), drained };
+        let scaling =
+            Scaling { by: by.0.clone(), target: target.clone(), drained, taken_back: false };
         write(&mut tx, &live.id, &live.options, Some(&scaling)).await?;
         commit(tx).await?;
         self.scale_changed(&live.id);
@@ -113,8 +114,13 @@ impl Store {
         let mut tx = self.write().await?;
         lock_environment(&mut tx, id).await?;
         let (options, scaling) = read(&mut tx, id).await?;
-        if scaling.is_some_and(|scaling| scaling.by != by.0) {
-            return Ok(Guarded::Lost);
+        match scaling {
+            Some(scaling) if scaling.by != by.0 => return Ok(Guarded::Lost),
+            Some(scaling) if !scaling.taken_back => {
+                set_default(&mut tx, &scaling.target).await?;
+            }
+            // Taken back, or ended already.
+            _ => {}
         }
         write(&mut tx, id, &options, None).await?;
         commit(tx).await?;
@@ -135,9 +141,9 @@ impl Store {
             return Ok(Guarded::Lost);
         }
         options.set_scale(&target.process, target.from);
-        set_default(&mut tx, target, target.default).await?;
         let drained = (target.to.replicas > target.from.replicas).then_some(target.from.replicas);
-        let scaling = Scaling { by: by.0.clone(), target: target.clone(), drained };
+        let scaling =
+            Scaling { by: by.0.clone(), target: target.clone(), drained, taken_back: true };
         write(&mut tx, id, &options, Some(&scaling)).await?;
         commit(tx).await?;
         self.scale_changed(id);
@@ -261,20 +267,15 @@ pub(super) async fn default_scales(tx: &mut Tx, environment: &EnvironmentId) -> 
         .collect()
 }
 
-async fn set_default(tx: &mut Tx, target: &ScaleTarget, scale: Option<Scale>) -> Result<()> {
-    let environment = target.plan.environment_id.as_str();
-    sqlx::query("DELETE FROM environment_scales WHERE environment_id = $1 AND process = $2")
-        .bind(environment)
-        .bind(target.process.as_str())
-        .execute(&mut **tx)
-        .await
-        .map_err(database)?;
-    let Some(scale) = scale else { return Ok(()) };
+async fn set_default(tx: &mut Tx, target: &ScaleTarget) -> Result<()> {
+    let scale = target.to;
     sqlx::query(
         "INSERT INTO environment_scales (environment_id, process, replicas, cpu_millicores, memory_mib) \
-         VALUES ($1, $2, $3, $4, $5)",
+         VALUES ($1, $2, $3, $4, $5) ON CONFLICT (environment_id, process) DO UPDATE SET \
+         replicas = excluded.replicas, cpu_millicores = excluded.cpu_millicores, \
+         memory_mib = excluded.memory_mib",
     )
-    .bind(environment)
+    .bind(target.plan.environment_id.as_str())
     .bind(target.process.as_str())
     .bind(i64::from(scale.replicas))
     .bind(i64::from(scale.cpu_millicores))

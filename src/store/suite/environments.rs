@@ -133,22 +133,25 @@ async fn a_scale_is_recorded_once_and_taken_back_whole(store: &Store) {
         Scale { replicas: 3, cpu_millicores: 500, memory_mib: 0 },
     );
     let target = begun(store, &wanted(&plan, 3), "one").await;
-    assert_eq!((target.from, target.to, target.default), (from, to, None));
+    assert_eq!((target.from, target.to), (from, to));
     assert_eq!(begun(store, &wanted(&plan, 3), "one").await, target, "repeated it is the same");
     assert_eq!(web(store, id).await, to);
+    let early = create_from(store, submission("early")).await;
+    assert_eq!(web(store, &early).await, from, "what may still be taken back is no default");
     assert_eq!(store.finish_scale(id, &invocation("two")).await.unwrap(), Guarded::Lost);
     assert_eq!(store.finish_scale(id, &invocation("one")).await.unwrap(), Guarded::Applied);
     let next = create_from(store, submission("next")).await;
     assert_eq!(web(store, &next).await, to, "it is the default");
 
     let target = begun(store, &wanted(&plan, 7), "three").await;
-    assert_eq!((target.from, target.default), (to, Some(to)));
+    assert_eq!(target.from, to);
     assert_eq!(store.undo_scale(&target, &invocation("two")).await.unwrap(), Guarded::Lost);
     for _ in 0..2 {
         let undone = store.undo_scale(&target, &invocation("three")).await.unwrap();
         assert_eq!(undone, Guarded::Applied);
         assert_eq!(web(store, id).await, to);
     }
+    assert_eq!(store.finish_scale(id, &invocation("three")).await.unwrap(), Guarded::Applied);
     let next = create_from(store, submission("after")).await;
     assert_eq!(web(store, &next).await, to, "what was taken back is no default");
 }
@@ -180,6 +183,7 @@ async fn a_deployment_is_recorded_with_a_number_for_every_process(store: &Store)
         ..wanted(&plan, replicas)
     };
     begun(store, &ask("worker", 4), "one").await;
+    store.finish_scale(&plan.deployment_id, &invocation("one")).await.unwrap();
     let options = store.run_inputs(&plan.deployment_id).await.unwrap().options;
     let of = |options: &RunOptions, name| options.scale_of(name).unwrap().replicas;
     assert_eq!((of(&options, "web"), of(&options, "worker")), (1, 4));

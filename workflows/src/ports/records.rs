@@ -253,8 +253,6 @@ pub struct ScaleTarget {
     pub from: Scale,
     /// As it shall be.
     pub to: Scale,
-    /// The environment's default as it was; `None`: there was none.
-    pub default: Option<Scale>,
     /// Milliseconds from the signal to end until an instance is killed.
     pub drain_ms: Option<u32>,
 }

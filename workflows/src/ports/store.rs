@@ -97,25 +97,25 @@ pub trait Store: Send + Sync + 'static {
     /// Lines of output that the present attempt has logged under a name.
     async fn logged_lines(&self, id: &DeploymentId, vertex: &str) -> Result<u64, StoreError>;
 
-    /// Checks whether the scale may be changed and records it, with the
-    /// deployment and as the environment's default, in one transaction. Instances
-    /// that are to be stopped lose their requests with it. Repeated by the same
-    /// invocation it answers the same.
+    /// Checks whether the scale may be changed and records it with the deployment,
+    /// in one transaction. Instances that are to be stopped lose their requests
+    /// with it. Repeated by the same invocation it answers the same.
     async fn begin_scale(
         &self,
         request: &ScaleRequest,
         by: &InvocationId,
     ) -> Result<ScaleStart, StoreError>;
 
-    /// Ends it: what is recorded stays. `Lost`: it is another invocation's now.
+    /// Ends it: what is recorded stays and, unless it was taken back, is the
+    /// environment's default from now on. `Lost`: it is another invocation's now.
     async fn finish_scale(
         &self,
         id: &DeploymentId,
         by: &InvocationId,
     ) -> Result<Guarded, StoreError>;
 
-    /// Takes it back: deployment and default are as they were. `Lost`: it is
-    /// another invocation's now, whose record stays.
+    /// Takes it back: the deployment is as it was. `Lost`: it is another
+    /// invocation's now, whose record stays.
     async fn undo_scale(
         &self,
         target: &ScaleTarget,
