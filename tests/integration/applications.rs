@@ -1,7 +1,11 @@
 //! What an application says about itself, from `launchway.toml` to what the
 //! engine runs: processes, health, limits, release command, variables.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    process::Stdio,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use serde_json::Value;
 
@@ -282,6 +286,30 @@ fn a_scale_is_recorded_shown_and_the_default_and_what_cannot_be_is_refused() {
     assert!(text(&not_live).contains("launchway promote"), "{}", text(&not_live));
     let nowhere = here.run(&["scale", "2", "--project", "shop", "--env", "staging"]);
     assert_eq!(nowhere.status.code(), Some(9), "{}", text(&nowhere));
+}
+
+/// Instances that are started after a moment exit at once.
+#[test]
+fn a_scale_whose_instances_do_not_get_ready_is_taken_back() {
+    let here = Installation::start();
+    let seconds = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    let until = seconds() + 20;
+    let script = format!(
+        "[ $(/bin/busybox date +%s) -lt {until} ] || exit 5; exec /bin/busybox httpd -f -p 8080 -h /www"
+    );
+    let dockerfile =
+        format!("FROM scratch\nCOPY busybox /bin/busybox\nCOPY www /www\nCMD {}\n", shell(&script));
+    let app = App::with_dockerfile("serving", &dockerfile);
+    let id = id_of(&here.deploy(app.path(), &["--project", "shop"]));
+    let before = here.containers(&id);
+    eventually("it is too late for more instances", || (seconds() > until).then_some(()));
+    let output = here.run(&["scale", "3", "--project", "shop"]);
+    assert_eq!(output.status.code(), Some(4), "{}", text(&output));
+    let said = text(&output);
+    assert!(said.contains("code 5") && said.contains("the scale is as it was"), "{said}");
+    assert_eq!(here.containers(&id), before);
+    assert_eq!(here.inspect(&id)["run"]["processes"]["web"]["replicas"], 1);
+    assert_eq!(here.get(HOST, "/").body, "serving");
 }
 
 #[test]
