@@ -86,6 +86,11 @@ impl Harness for Docker {
         Duration::from_millis(500)
     }
 
+    /// Networks too: environments come and go.
+    async fn left_over(&self) -> Vec<String> {
+        [self.list(&["ps", "-a"]), self.list(&["network", "ls"])].concat()
+    }
+
     async fn restart(&self) -> bool {
         let server = self.server.lock().unwrap().take().unwrap();
         server.task.abort();

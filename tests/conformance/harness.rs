@@ -24,6 +24,8 @@ pub trait Harness: Send + Sync {
     /// GET of a path at an instance's address, as a gateway would ask it.
     async fn get(&self, address: &str, path: &str) -> Option<(u16, String)> {
         let url = format!("http://{address}{path}");
+        // A client wants one, whatever it asks.
+        let _ = rustls::crypto::ring::default_provider().install_default();
         let answer = reqwest::get(url).await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
     }
@@ -32,6 +34,12 @@ pub trait Harness: Send + Sync {
     /// word that makes it happen included.
     fn report_limit(&self) -> Duration {
         Duration::from_secs(2)
+    }
+
+    /// What is there once every deployment of a case is deleted; looked for on
+    /// the runtime itself, where that can be done.
+    async fn left_over(&self) -> Vec<String> {
+        Vec::new()
     }
 
     /// Ends krane without a warning and starts another on the same runtime.
@@ -66,4 +74,6 @@ pub async fn run(harness: &dyn Harness, case: impl AsyncFnOnce(&World<'_>)) {
     if let Err(panic) = ended {
         std::panic::resume_unwind(panic);
     }
+    let left = harness.left_over().await;
+    assert!(left.is_empty(), "after everything was deleted: {left:?}");
 }

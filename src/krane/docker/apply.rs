@@ -15,7 +15,9 @@ use super::{
     image::Image,
     instances_of,
     labels::Own,
-    make, name_of, networks, remove, stop,
+    make,
+    monitor::lock,
+    name_of, remove, stop,
 };
 use crate::krane::{
     backend::{BackendError, InstanceSpec},
@@ -37,7 +39,7 @@ impl DockerBackend {
         let id = &spec.deployment_id;
         let turn = Arc::new(self.turns.take(id).await);
         let image = self.image_of(spec).await?;
-        let network = self.network(&spec.namespace).await?;
+        let network = self.network(id, &spec.namespace).await?;
         let wanted = Wanted::all(spec, &image);
         let present = instances_of(&self.docker, &self.owner, id).await?;
         let (kept, surplus): (Vec<Container>, Vec<Container>) =
@@ -198,9 +200,9 @@ impl DockerBackend {
             present.iter().map(|(_, own)| own.namespace.clone()).collect();
         self.remove_all(&present).await?;
         namespaces.extend(self.tasks.delete_all(id).await?);
+        namespaces.extend(lock(&self.namespaces).remove(id));
         for namespace in namespaces {
-            let _turn = self.networks.lock().await;
-            networks::remove_if_empty(&self.docker, &self.owner, &namespace).await;
+            self.remove_network_if_empty(&namespace).await;
         }
         drop(withdrawn);
         self.monitor.refresh(id).await;

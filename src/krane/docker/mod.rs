@@ -18,7 +18,11 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bollard::{
@@ -42,7 +46,7 @@ use super::{
     turns::{Turn, Turns},
 };
 use labels::Own;
-use monitor::Monitor;
+use monitor::{Monitor, lock};
 use tasks::Tasks;
 
 /// Longest single call of the engine's API, a stop's grace included.
@@ -70,6 +74,9 @@ pub struct DockerBackend {
     turns: Arc<Turns<DeploymentId>>,
     /// One network is made at a time.
     networks: Arc<tokio::sync::Mutex<()>>,
+    /// Whose networks were looked for: a deployment may end without a container
+    /// that says so.
+    namespaces: Arc<Mutex<HashMap<DeploymentId, String>>>,
 }
 
 impl DockerBackend {
@@ -85,13 +92,32 @@ impl DockerBackend {
         let tasks = Tasks::new(docker.clone(), owner.clone());
         let monitor =
             Monitor::start(docker.clone(), owner.clone(), Arc::clone(&table), tasks.clone());
-        let (turns, networks) = (Arc::default(), Arc::default());
-        Ok(Self { docker, owner, login, table, monitor, tasks, turns, networks })
+        Ok(Self {
+            docker,
+            owner,
+            login,
+            table,
+            monitor,
+            tasks,
+            turns: Arc::default(),
+            networks: Arc::default(),
+            namespaces: Arc::default(),
+        })
     }
 
-    async fn network(&self, namespace: &EnvironmentId) -> Result<String, BackendError> {
+    async fn network(
+        &self,
+        id: &DeploymentId,
+        namespace: &EnvironmentId,
+    ) -> Result<String, BackendError> {
         let _turn = self.networks.lock().await;
+        lock(&self.namespaces).insert(id.clone(), namespace.to_string());
         networks::ensure(&self.docker, &self.owner, namespace).await
+    }
+
+    async fn remove_network_if_empty(&self, namespace: &str) {
+        let _turn = self.networks.lock().await;
+        networks::remove_if_empty(&self.docker, &self.owner, namespace).await;
     }
 }
 
@@ -132,14 +158,17 @@ impl Backend for DockerBackend {
         if let Some(started) = self.tasks.started(id, task).await? {
             return Ok(self.tasks.follow(started, true, task));
         }
-        let network = self.network(&spec.namespace).await?;
+        let network = self.network(id, &spec.namespace).await?;
         let started = self.tasks.start(&spec, &image, &network, turn).await?;
         Ok(self.tasks.follow(started, false, task))
     }
 
     async fn delete_task(&self, id: &DeploymentId, task: &Label) -> Result<(), BackendError> {
         let _turn = self.turns.take(id).await;
-        self.tasks.delete(id, task).await
+        if let Some(namespace) = self.tasks.delete(id, task).await? {
+            self.remove_network_if_empty(&namespace).await;
+        }
+        Ok(())
     }
 
     async fn exec(

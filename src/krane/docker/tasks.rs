@@ -144,8 +144,17 @@ impl Tasks {
         }
     }
 
-    pub(super) async fn delete(&self, id: &DeploymentId, task: &Label) -> Result<(), BackendError> {
-        self.end(&task_name(id, task)).await
+    /// The namespace it was in, if there was one.
+    pub(super) async fn delete(
+        &self,
+        id: &DeploymentId,
+        task: &Label,
+    ) -> Result<Option<String>, BackendError> {
+        let name = task_name(id, task);
+        let Some(found) = self.inspect(&name).await? else { return Ok(None) };
+        self.end(&name).await?;
+        let labels = found.config.and_then(|config| config.labels).unwrap_or_default();
+        Ok(labels::namespace_in(&labels).map(str::to_owned))
     }
 
     /// All tasks of a deployment; the namespaces they were in.
