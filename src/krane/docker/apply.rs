@@ -1,5 +1,5 @@
-//! Leaves exactly the wanted containers, and takes away the others in an order
-//! that leaves none ready at no time.
+//! Leaves exactly the wanted containers, and takes away the others in an order in
+//! which there are always some that are ready.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
