@@ -170,6 +170,9 @@ fn a_release_command_runs_before_any_instance_with_the_variables_and_into_the_lo
     let journal = here.sql("SELECT entry_json, raw FROM sys_journal");
     assert!(!format!("{journal:?}").contains(SECRET));
     is_nowhere(&here, SECRET);
+    // What is run beside the instances has the variables too.
+    let ran = text(&here.run(&["run", &id, "--", "/bin/busybox", "env"]));
+    assert!(ran.contains("GREETING=hello"), "{ran}");
     // A prebuilt image runs it too.
     let image = shown["image"].as_str().unwrap();
     let dir = tempfile::tempdir().unwrap();
