@@ -110,20 +110,40 @@ impl Registry {
             let message = format!("`{reference}` is not an image reference: {error}");
             StepError::permanent(ErrorCode::Internal, message)
         })?;
-        let auth = match &self.login {
-            None => RegistryAuth::Anonymous,
-            Some(login) => {
-                let password = login.password.expose().to_owned();
-                RegistryAuth::Basic(login.username.clone(), password)
-            }
-        };
-        let client = self.client();
+        let (client, auth) = (self.client(), self.auth());
         let asking = client.fetch_manifest_digest(&parsed, &auth);
         match tokio::time::timeout(ANSWER_LIMIT, asking).await {
             Ok(Ok(digest)) => Ok(Some(digest)),
             Ok(Err(error)) if is_absent(&error) => Ok(None),
             Ok(Err(error)) => Err(self.failed(&error)),
             Err(_) => Err(self.unavailable("it does not answer within 15 s")),
+        }
+    }
+
+    /// The only port that an image exposes; `None`: none, several, or there is no
+    /// such image.
+    ///
+    /// # Errors
+    /// `registry-auth` or `registry-unavailable`.
+    pub(crate) async fn exposed_port(&self, reference: &str) -> Result<Option<u16>, StepError> {
+        let Ok(parsed) = reference.parse::<Reference>() else { return Ok(None) };
+        let (client, auth) = (self.client(), self.auth());
+        let asking = client.pull_manifest_and_config(&parsed, &auth);
+        match tokio::time::timeout(ANSWER_LIMIT, asking).await {
+            Ok(Ok((_, _, config))) => Ok(only_port(&config)),
+            Ok(Err(error)) if is_absent(&error) => Ok(None),
+            Ok(Err(error)) => Err(self.failed(&error)),
+            Err(_) => Err(self.unavailable("it does not answer within 15 s")),
+        }
+    }
+
+    fn auth(&self) -> RegistryAuth {
+        match &self.login {
+            None => RegistryAuth::Anonymous,
+            Some(login) => {
+                let password = login.password.expose().to_owned();
+                RegistryAuth::Basic(login.username.clone(), password)
+            }
         }
     }
 
@@ -184,6 +204,13 @@ impl Registry {
     }
 }
 
+fn only_port(config: &str) -> Option<u16> {
+    let config: serde_json::Value = serde_json::from_str(config).ok()?;
+    let exposed = config["config"]["ExposedPorts"].as_object()?;
+    let mut ports = exposed.keys().filter_map(|port| port.strip_suffix("/tcp")?.parse().ok());
+    ports.next().filter(|_| ports.next().is_none())
+}
+
 /// The tag of a build's image.
 pub(crate) fn tag(spec: &BuildSpec) -> String {
     spec.build_id.as_str().replace('_', "-")
@@ -204,5 +231,18 @@ fn is_absent(error: &OciDistributionError) -> bool {
             })
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::only_port;
+
+    #[test]
+    fn one_exposed_port_is_the_port_and_several_are_none() {
+        let config = |ports: &str| format!(r#"{{"config": {{"ExposedPorts": {{{ports}}}}}}}"#);
+        assert_eq!(only_port(&config(r#""3000/tcp": {}, "53/udp": {}"#)), Some(3000));
+        assert_eq!(only_port(&config(r#""3000/tcp": {}, "4000/tcp": {}"#)), None);
+        assert_eq!(only_port("{}"), None);
     }
 }

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::{
     builder::engine_version,
-    config::Config,
+    config::{Config, RuntimeBackend},
+    krane::check_cluster,
     restate::{admin::AdminClient, ingress::IngressClient, server},
     store::Store,
     up::{Layout, UpState},
@@ -26,8 +27,9 @@ pub(super) async fn doctor(global: &Global, args: ConfigArgs) -> Result<Exit, Fa
     let up = UpState::read(&layout).filter(UpState::is_alive);
     let mut checks: Vec<Check> = vec![
         ("data directory", Ok(config.data_dir.display().to_string())),
-        ("docker", docker().await),
+        ("docker", engine(&config).await),
         ("builder", builder(&config).await),
+        ("runtime", runtime(&config).await),
         ("restate-server", restate_program(&config)),
         ("localhost names", localhost_names().await),
     ];
@@ -82,6 +84,21 @@ async fn docker() -> Result<String, String> {
 
 async fn builder(config: &Config) -> Result<String, String> {
     config.builder().map_err(|error| error.to_string())?.check().await
+}
+
+/// An engine that nothing uses need not be there.
+async fn engine(config: &Config) -> Result<String, String> {
+    match docker().await {
+        Err(_) if !config.needs_docker() => Ok("none, and none is needed".to_owned()),
+        found => found,
+    }
+}
+
+async fn runtime(config: &Config) -> Result<String, String> {
+    match config.runtime.backend {
+        RuntimeBackend::Docker => docker().await,
+        RuntimeBackend::Kubernetes => check_cluster(&config.cluster()).await,
+    }
 }
 
 fn restate_program(config: &Config) -> Result<String, String> {

@@ -88,12 +88,11 @@ pub(super) async fn serve(args: ServeArgs, adapters: Arc<dyn Adapters>) -> Resul
 
 pub(super) async fn down(global: &Global, args: DownArgs) -> Result<Exit, Failure> {
     let config = load(&args.config)?;
-    let layout = Layout::new(&config.data_dir);
     if args.drain {
         drain(&config).await?;
     }
     let options = DownOptions { all: args.all, keep_gateway: args.keep_gateway };
-    let stopped = up::down(&layout, options).await.map_err(Failure::usage)?;
+    let stopped = up::down(&config, options).await.map_err(Failure::usage)?;
     if global.json {
         emit(&json!({"type": "result", "stopped": stopped}));
     } else if stopped.is_empty() {

@@ -132,21 +132,17 @@ impl Config {
         if problems.is_empty() { Ok(settings) } else { Err(ConfigError(problems)) }
     }
 
-    /// Who pulls, for whoever runs images.
+    /// Where images are pulled from, for whoever runs them.
     ///
     /// # Errors
     /// The password's file cannot be read, or others may read it.
-    pub fn registry_login(&self) -> Result<Option<Login>, ConfigError> {
+    pub fn registry(&self) -> Result<Option<Registry>, ConfigError> {
         let mut problems = Vec::new();
         let registry = self.read_registry(&mut problems);
-        if problems.is_empty() {
-            Ok(registry.and_then(|registry| registry.login))
-        } else {
-            Err(ConfigError(problems))
-        }
+        if problems.is_empty() { Ok(registry) } else { Err(ConfigError(problems)) }
     }
 
-    fn registry_host(&self) -> Option<&str> {
+    pub(super) fn registry_host(&self) -> Option<&str> {
         match (self.registry.host.as_str(), self.builder.backend) {
             ("", Backend::Depot) => Some(DEPOT_REGISTRY),
             ("", _) => None,

@@ -4,6 +4,7 @@
 mod builder;
 mod layers;
 mod retention;
+mod runtime;
 #[cfg(test)]
 mod tests_builder;
 mod values;
@@ -20,6 +21,7 @@ use serde::Deserialize;
 
 pub use builder::{Backend, BuilderSettings};
 pub use layers::Overrides;
+pub use runtime::{RuntimeBackend, RuntimeSettings};
 pub use values::Period;
 
 /// Everything that is configured, as in `default.toml`.
@@ -39,6 +41,8 @@ pub struct Config {
     pub buildkit: builder::Buildkit,
     pub depot: builder::Depot,
     pub registry: builder::RegistrySection,
+    pub runtime: runtime::Runtime,
+    pub kubernetes: runtime::Kubernetes,
     pub build: Build,
     pub run: Run,
     pub recovery: Recovery,
@@ -402,6 +406,7 @@ impl Config {
         }
         problems.extend(self.builder_problems());
         problems.extend(self.retention_problems());
+        problems.extend(self.runtime_problems());
         problems
     }
 

@@ -99,7 +99,7 @@ fn depot_has_a_token_of_its_own_and_its_registrys_user() {
         ("registry.depot.dev", "x-token")
     );
     assert_eq!(login.password.expose(), "the-password");
-    assert_eq!(config.registry_login().unwrap().unwrap().username, "x-token");
+    assert_eq!(config.registry().unwrap().unwrap().login.unwrap().username, "x-token");
 }
 
 /// Checklist 41, 42.

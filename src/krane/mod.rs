@@ -4,6 +4,7 @@
 mod backend;
 mod client;
 mod docker;
+mod kubernetes;
 mod merge;
 mod probe;
 mod request;
@@ -18,5 +19,9 @@ pub use backend::{
 };
 pub use client::{InstancesOf, KraneClient};
 pub use docker::{DockerBackend, DockerSettings};
+pub use kubernetes::{
+    Admitted, Autoscale, Cluster, KubernetesBackend, KubernetesSettings, PodSecurity, Probes,
+    Quota, check_cluster,
+};
 pub use server::KraneService;
 pub use table::{Instances, Table};

@@ -8,8 +8,8 @@ use launchway_workflows::ports::{Builder, ContextStore, OpenapiScraper};
 use super::{SetupError, depot::StoredLedger};
 use crate::{
     builder::{BuildkitBuilder, DepotBuilder, DepotLimits, DockerBuilder, engine_version},
-    config::{BuilderSettings, Config},
-    krane::{Backend, DockerBackend, DockerSettings},
+    config::{BuilderSettings, Config, RuntimeSettings},
+    krane::{Backend, DockerBackend, KubernetesBackend},
     storage::S3Storage,
     store::Store,
     worker::HttpScraper,
@@ -23,7 +23,7 @@ pub trait Adapters: Send + Sync + 'static {
     ///
     /// # Errors
     /// One sentence with the remedy.
-    async fn check(&self) -> Result<(), SetupError>;
+    async fn check(&self, config: &Config) -> Result<(), SetupError>;
 
     /// What builds images; they are marked as `owner`'s.
     ///
@@ -40,7 +40,7 @@ pub trait Adapters: Send + Sync + 'static {
     ///
     /// # Errors
     /// Its settings cannot be read.
-    fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError>;
+    async fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError>;
 
     /// Where workflows find build contexts.
     fn contexts(&self, storage: &S3Storage) -> Arc<dyn ContextStore>;
@@ -49,14 +49,16 @@ pub trait Adapters: Send + Sync + 'static {
     fn scraper(&self) -> Arc<dyn OpenapiScraper>;
 }
 
-/// The builder that is configured, and the Docker engine of this machine to run
-/// things.
+/// The builder and the runtime that are configured.
 pub struct OnDocker;
 
 #[async_trait]
 impl Adapters for OnDocker {
-    async fn check(&self) -> Result<(), SetupError> {
-        engine_version().await.map(drop).map_err(SetupError)
+    async fn check(&self, config: &Config) -> Result<(), SetupError> {
+        if config.needs_docker() {
+            engine_version().await.map_err(SetupError)?;
+        }
+        Ok(())
     }
 
     fn builder(
@@ -80,10 +82,15 @@ impl Adapters for OnDocker {
         })
     }
 
-    fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
-        let login = config.registry_login().map_err(SetupError::from)?;
-        let settings = DockerSettings { owner: owner.to_owned(), login };
-        Ok(Arc::new(DockerBackend::start(settings).map_err(SetupError::from)?))
+    async fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
+        Ok(match config.runtime(owner).map_err(SetupError::from)? {
+            RuntimeSettings::Docker(settings) => {
+                Arc::new(DockerBackend::start(settings).map_err(SetupError::from)?)
+            }
+            RuntimeSettings::Kubernetes(settings) => {
+                Arc::new(KubernetesBackend::start(*settings).await.map_err(SetupError)?)
+            }
+        })
     }
 
     fn contexts(&self, storage: &S3Storage) -> Arc<dyn ContextStore> {

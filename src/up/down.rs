@@ -8,6 +8,11 @@ use bollard::{
     query_parameters::{ListContainersOptionsBuilder, RemoveContainerOptionsBuilder},
 };
 
+use crate::{
+    config::{Config, RuntimeSettings},
+    krane::KubernetesBackend,
+};
+
 use super::{SetupError, child::recorded, layout::Layout, secrets::Secrets, state::UpState};
 
 /// `up` drains for some seconds and then stops its children.
@@ -27,8 +32,9 @@ pub struct DownOptions {
 /// Returns one line per thing that was stopped.
 ///
 /// # Errors
-/// The Docker engine refuses to stop containers.
-pub async fn down(layout: &Layout, options: DownOptions) -> Result<Vec<String>, SetupError> {
+/// The Docker engine or the cluster refuses to remove what was deployed.
+pub async fn down(config: &Config, options: DownOptions) -> Result<Vec<String>, SetupError> {
+    let layout = &Layout::new(&config.data_dir);
     let mut stopped = Vec::new();
     if let Some(up) = UpState::read(layout).filter(UpState::is_alive) {
         if options.keep_gateway {
@@ -48,11 +54,23 @@ pub async fn down(layout: &Layout, options: DownOptions) -> Result<Vec<String>, 
     }
     if options.all {
         let secrets = Secrets::ensure(layout)?;
-        let containers =
-            remove_containers(&secrets.installation).await.map_err(SetupError::from)?;
-        stopped.push(format!("{containers} deployed containers"));
+        stopped.push(remove_deployed(config, &secrets.installation).await?);
     }
     Ok(stopped)
+}
+
+async fn remove_deployed(config: &Config, installation: &str) -> Result<String, SetupError> {
+    match config.runtime(installation).map_err(SetupError::from)? {
+        RuntimeSettings::Docker(_) => {
+            let containers = remove_containers(installation).await.map_err(SetupError::from)?;
+            Ok(format!("{containers} deployed containers"))
+        }
+        RuntimeSettings::Kubernetes(settings) => {
+            let backend = KubernetesBackend::start(*settings).await.map_err(SetupError)?;
+            backend.remove_all().await.map_err(SetupError::from)?;
+            Ok("every deployment of the cluster".to_owned())
+        }
+    }
 }
 
 async fn remove_containers(installation: &str) -> Result<usize, bollard::errors::Error> {

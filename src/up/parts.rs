@@ -170,7 +170,7 @@ impl Parts {
     }
 
     pub(super) async fn start_krane(&mut self) -> Result<(), SetupError> {
-        let backend = self.adapters.backend(&self.config, &self.secrets.installation)?;
+        let backend = self.adapters.backend(&self.config, &self.secrets.installation).await?;
         let listener = listen("krane.bind", self.config.krane.bind).await?;
         let stopping = self.stopping();
         self.spawn(async move {

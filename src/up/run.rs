@@ -101,7 +101,7 @@ async fn start(
         true => Some(server::find(&config.restate.binary).map_err(SetupError::from)?),
         false => None,
     };
-    adapters.check().await?;
+    adapters.check(&config).await?;
     check_ports(&config, layout).await?;
     let secrets = Secrets::ensure(layout)?;
     let mut parts = Parts::new(config, layout.clone(), secrets, adapters);

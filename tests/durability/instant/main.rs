@@ -41,7 +41,7 @@ struct Instant(World);
 
 #[async_trait]
 impl Adapters for Instant {
-    async fn check(&self) -> Result<(), SetupError> {
+    async fn check(&self, _: &Config) -> Result<(), SetupError> {
         Ok(())
     }
 
@@ -49,7 +49,7 @@ impl Adapters for Instant {
         Ok(Arc::new(builder::InstantBuilder::new(self.0.clone())))
     }
 
-    fn backend(&self, _: &Config, _owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
+    async fn backend(&self, _: &Config, _owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
         Ok(Arc::new(backend::InstantBackend::new(self.0.clone())))
     }
 
