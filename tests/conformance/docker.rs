@@ -113,7 +113,7 @@ impl Drop for Docker {
 }
 
 /// The image of the suite, in this engine.
-fn import(image: &str) {
+pub fn import(image: &str) {
     let command = serde_json::to_string(&DEFAULT_COMMAND).unwrap();
     let mut import = Command::new("docker")
         .args(["import", "--change", &format!("CMD {command}"), "-", image])

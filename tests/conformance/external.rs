@@ -6,7 +6,8 @@
 //!     cargo nextest run --all-features --test conformance --run-ignored only -E 'test(external)'
 //! ```
 //!
-//! The image is described at [`Harness::image`].
+//! The image is described at [`Harness::image`]. `LAUNCHWAY_CONFORMANCE_RUNTIME=kubernetes`
+//! leaves out what a cluster does not tell; `./dev conformance` does all of this.
 
 use async_trait::async_trait;
 
@@ -15,6 +16,8 @@ use crate::harness::{Harness, run};
 struct External {
     url: String,
     image: String,
+    /// A cluster keeps one stream, and limits processes by node.
+    on_kubernetes: bool,
 }
 
 impl External {
@@ -23,6 +26,8 @@ impl External {
         Self {
             url: given("LAUNCHWAY_CONFORMANCE_KRANE"),
             image: given("LAUNCHWAY_CONFORMANCE_IMAGE"),
+            on_kubernetes: std::env::var("LAUNCHWAY_CONFORMANCE_RUNTIME")
+                .is_ok_and(|runtime| runtime == "kubernetes"),
         }
     }
 }
@@ -35,6 +40,18 @@ impl Harness for External {
 
     fn image(&self) -> String {
         self.image.clone()
+    }
+
+    fn splits_streams(&self) -> bool {
+        !self.on_kubernetes
+    }
+
+    fn ends_unread_commands(&self) -> bool {
+        !self.on_kubernetes
+    }
+
+    fn limits_processes(&self) -> bool {
+        !self.on_kubernetes
     }
 }
 

@@ -47,6 +47,22 @@ pub trait Harness: Send + Sync {
     async fn restart(&self) -> bool {
         false
     }
+
+    /// Whether stdout is told from stderr.
+    fn splits_streams(&self) -> bool {
+        true
+    }
+
+    /// Whether a command that nobody reads any more is ended, and not only left
+    /// without input.
+    fn ends_unread_commands(&self) -> bool {
+        true
+    }
+
+    /// Whether an instance's number of processes is limited and told.
+    fn limits_processes(&self) -> bool {
+        true
+    }
 }
 
 /// What the image does by itself: answers `$GREETING` on `$PORT`.

@@ -1,12 +1,15 @@
 //! What every krane must do, whatever it runs instances on. The cases speak the
 //! gRPC API alone; a [`harness::Harness`] says how a runtime is reached. Docker's
-//! is in `docker.rs`; `external.rs` runs the cases against a krane that runs
-//! already.
+//! is in `docker.rs`, that of Kubernetes in `kubernetes.rs`; `external.rs` runs the
+//! cases against a krane that runs already.
 
 mod cases;
+#[path = "../support/kubernetes/mod.rs"]
+mod cluster;
 mod docker;
 mod external;
 mod harness;
+mod kubernetes;
 mod pulls;
 #[path = "../support/mod.rs"]
 mod servers;

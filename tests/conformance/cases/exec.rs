@@ -76,6 +76,9 @@ pub async fn a_command_ends_when_nobody_reads_it(world: &World<'_>) {
     let running = "/busybox ps -o args | /busybox grep '[s]leep 4711'";
     assert_eq!(world.exec(id, running).await.exit_code, Some(0));
     drop((sender, output));
+    if !world.harness.ends_unread_commands() {
+        return eprintln!("not run: this runtime has no way to end it");
+    }
     eventually("it has ended", async || {
         (world.exec(id, running).await.exit_code != Some(0)).then_some(())
     })
