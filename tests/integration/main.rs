@@ -6,10 +6,13 @@ mod applications;
 mod builders;
 mod cancels;
 mod cleanup;
+#[path = "../support/kubernetes/mod.rs"]
+mod cluster;
 mod crashes;
 mod deploys;
 mod domains;
 mod journals;
+mod kubernetes;
 mod mistakes;
 mod output;
 mod queue;
