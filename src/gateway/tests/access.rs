@@ -81,7 +81,8 @@ async fn metrics_tell_what_has_happened() {
         "launchway_gateway_retries_total 1",
         "launchway_gateway_instance_failures_total{kind=\"refused\"} 1",
         "launchway_gateway_requests_in_flight 0",
-        "launchway_gateway_connections 1",
+        // This one, and earlier ones whose end has not been noticed yet.
+        "launchway_gateway_connections ",
         "launchway_gateway_routes 1",
         "launchway_gateway_table_version 1",
         "launchway_gateway_feed_connected 1",
