@@ -7,15 +7,12 @@ use launchway_proto::ctrl::v1::{
 use launchway_workflows::{
     engine::janitor::Amounts,
     ports::Garbage,
-    services::janitor::{SweepRequest, Swept},
+    services::janitor::{SWEEP, SweepRequest, Swept},
 };
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::{Control, deployments::refusal};
-
-/// The object's key: there is one for everything.
-const JANITOR: &str = "Janitor/local/sweep";
 
 #[tonic::async_trait]
 impl CleanupService for Control {
@@ -41,7 +38,7 @@ impl CleanupService for Control {
 impl Control {
     async fn sweep(&self, request: SweepRequest) -> Result<Swept, Status> {
         let key = Uuid::new_v4().to_string();
-        self.ingress.call(JANITOR, &key, &request).await.map_err(refusal)
+        self.ingress.call(SWEEP, &key, &request).await.map_err(refusal)
     }
 }
 

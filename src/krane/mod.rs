@@ -5,6 +5,7 @@ mod backend;
 mod client;
 mod docker;
 mod kubernetes;
+mod lines;
 mod merge;
 mod probe;
 mod request;

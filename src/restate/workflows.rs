@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use launchway_workflows::{
     ids::{DeploymentId, InvocationId},
     ports::{Invocations, Restarted, RestateSilent, Retirable, Workflow, WorkflowState},
-    services::janitor::SweepRequest,
+    services::janitor::{SWEEP, SweepRequest},
     step::Step,
 };
 use serde::Deserialize;
@@ -191,7 +191,7 @@ impl Invocations for Workflows {
     async fn sweep(&self, number: u64) -> Result<(), RestateSilent> {
         let key = format!("sweep-{number}");
         let request = SweepRequest::default();
-        self.ingress.send_once("Janitor/local/sweep", &key, &request).await.map_err(silent)
+        self.ingress.send_once(SWEEP, &key, &request).await.map_err(silent)
     }
 
     async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent> {

@@ -5,19 +5,9 @@ use std::collections::HashMap;
 
 use bollard::{Docker, container::LogOutput, errors::Error, query_parameters::LogsOptionsBuilder};
 use futures::{Stream, StreamExt, stream};
-use launchway_proto::krane::v1::LogLine;
 
-/// Longest part of a line.
-const PART: usize = 32 * 1024;
-
-/// Whose output a line is.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Source {
-    /// The container's name.
-    pub(super) name: String,
-    pub(super) process: String,
-    pub(super) replica: u32,
-}
+use crate::krane::lines::{PART, boundary};
+pub(super) use crate::krane::lines::{Source, Timed};
 
 /// How much of it.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,9 +19,6 @@ pub(super) struct Reading {
     /// Nanoseconds of the last line that is known already.
     pub(super) after: i128,
 }
-
-/// A line with the nanoseconds it was written at.
-pub(super) type Timed = (i128, LogLine);
 
 /// The container's lines. Ends when it does, or with what is there.
 pub(super) fn lines(
@@ -96,11 +83,11 @@ impl Lines {
         let mut whole = Vec::new();
         while open.len() > PART {
             let rest = open.split_off(boundary(&open));
-            whole.push(self.line(stream, since, &open));
+            whole.push(self.source.line(stream, since, &open));
             open = rest;
         }
         if text.ends_with(b"\n") {
-            whole.push(self.line(stream, since, open.strip_suffix(b"\r").unwrap_or(&open)));
+            whole.push(self.source.line(stream, since, open.strip_suffix(b"\r").unwrap_or(&open)));
         } else {
             self.open.insert(stream, (since, open));
         }
@@ -111,26 +98,8 @@ impl Lines {
     fn rest(&mut self) -> Vec<Timed> {
         let open =
             std::mem::take(&mut self.open).into_iter().filter(|(_, (_, text))| !text.is_empty());
-        open.map(|(stream, (at, text))| self.line(stream, at, &text)).collect()
+        open.map(|(stream, (at, text))| self.source.line(stream, at, &text)).collect()
     }
-
-    fn line(&self, stream: &str, at: i128, text: &[u8]) -> Timed {
-        let line = LogLine {
-            instance_id: self.source.name.clone(),
-            at: i64::try_from(at / 1_000_000).unwrap_or(i64::MAX),
-            stream: stream.to_owned(),
-            text: String::from_utf8_lossy(text).into_owned(),
-            process: self.source.process.clone(),
-            replica: self.source.replica,
-        };
-        (at, line)
-    }
-}
-
-/// Where a part that is too long is cut: never inside a character.
-fn boundary(text: &[u8]) -> usize {
-    let continues = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
-    (PART - 3..=PART).rev().find(|at| !continues(text[*at])).unwrap_or(PART)
 }
 
 fn timed(part: &[u8]) -> (i128, &[u8]) {

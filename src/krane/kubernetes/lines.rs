@@ -4,24 +4,10 @@
 use futures::{AsyncBufRead, AsyncBufReadExt};
 use jiff::Timestamp;
 use kube::api::LogParams;
-use launchway_proto::krane::v1::LogLine;
 
 use super::objects::CONTAINER;
-
-/// Longest part of a line.
-const PART: usize = 32 * 1024;
-
-/// Whose output a line is.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Source {
-    /// The pod's name.
-    pub(super) name: String,
-    pub(super) process: String,
-    pub(super) replica: u32,
-}
-
-/// A line with the nanoseconds it was written at.
-pub(super) type Timed = (i128, LogLine);
+use crate::krane::lines::{PART, boundary};
+pub(super) use crate::krane::lines::{Source, Timed};
 
 /// What is asked of the cluster; times in milliseconds.
 pub(super) fn asked(follow: bool, tail: Option<u32>, since: i64) -> LogParams {
@@ -108,22 +94,8 @@ impl<R: AsyncBufRead + Unpin> Lines<R> {
 
     /// Which stream it was is not kept by the cluster.
     fn line(&self, at: i128, text: &[u8]) -> Timed {
-        let line = LogLine {
-            instance_id: self.source.name.clone(),
-            at: i64::try_from(at / 1_000_000).unwrap_or(i64::MAX),
-            stream: "stdout".to_owned(),
-            text: String::from_utf8_lossy(text).into_owned(),
-            process: self.source.process.clone(),
-            replica: self.source.replica,
-        };
-        (at, line)
+        self.source.line("stdout", at, text)
     }
-}
-
-/// Where a part that is too long is cut: never inside a character.
-fn boundary(text: &[u8]) -> usize {
-    let continues = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
-    (PART - 3..=PART).rev().find(|at| !continues(text[*at])).unwrap_or(PART)
 }
 
 fn timed(line: &[u8]) -> (i128, &[u8]) {
@@ -138,6 +110,8 @@ fn timed(line: &[u8]) -> (i128, &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use launchway_proto::krane::v1::LogLine;
+
     use super::*;
 
     async fn all(text: &str) -> Vec<LogLine> {

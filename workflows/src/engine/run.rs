@@ -2,9 +2,15 @@
 
 use std::time::Duration;
 
-use restate_sdk::prelude::RunRetryPolicy;
+use futures::future::BoxFuture;
+use restate_sdk::prelude::*;
 
 use super::failpoint;
+
+/// Restate delivers a cancel as this code at whatever await comes next.
+pub(crate) const CANCELLED: u16 = 409;
+/// Cancels absorbed during one run: more than people send, and a bound.
+const MAX_CANCELS: u32 = 100;
 
 /// Bounds of an undo and of the records around a step: about two minutes.
 pub(crate) fn record_policy() -> RunRetryPolicy {
@@ -31,3 +37,22 @@ macro_rules! bounded_run {
     }};
 }
 pub(crate) use bounded_run;
+
+/// A run that a cancel cannot skip: a 409 means "run this again".
+pub(crate) async fn uncancelled_run<T>(
+    ctx: &ObjectContext<'_>,
+    name: &'static str,
+    action: impl Fn() -> BoxFuture<'static, HandlerResult<T>>,
+) -> Result<T, TerminalError>
+where
+    T: restate_sdk::serde::Serialize + restate_sdk::serde::Deserialize + Send + 'static,
+{
+    let mut cancels = 0;
+    loop {
+        let future = action();
+        match bounded_run!(ctx, name, move || future).await {
+            Err(error) if error.code() == CANCELLED && cancels < MAX_CANCELS => cancels += 1,
+            result => return result,
+        }
+    }
+}

@@ -1,10 +1,12 @@
 //! Running what is recorded with a deployment.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+
+use restate_sdk::prelude::*;
 
 use super::core::Core;
 use crate::{
-    error::{ErrorCode, StepError},
+    error::{ErrorCode, StepError, StepFailure},
     ids::WorkspaceId,
     model::{DeploymentPlan, Sealed},
     ports::{RunInputs, RunSpec, Unsealer},
@@ -48,6 +50,20 @@ pub(crate) fn run_spec(
     let env = opened(&*core.unsealer, &plan.workspace_id, inputs.env)
         .map_err(|why| StepError::permanent(ErrorCode::RuntimeRejected, why))?;
     Ok(RunSpec { plan: plan.clone(), image: image.to_owned(), options: inputs.options, env })
+}
+
+/// The result of a run that starts instances: why they cannot be started, if that
+/// is for good. Everything else is tried again.
+pub(crate) async fn started_within(
+    limit: Duration,
+    starting: impl Future<Output = Result<(), StepError>>,
+) -> HandlerResult<Json<Option<StepFailure>>> {
+    match tokio::time::timeout(limit, starting).await {
+        Ok(Ok(())) => Ok(Json(None)),
+        Ok(Err(StepError::Permanent(failure))) => Ok(Json(Some(failure))),
+        Ok(Err(StepError::Transient(failure))) => Err(failure.to_string().into()),
+        Err(_) => Err("the instances did not start within their limit".to_owned().into()),
+    }
 }
 
 /// Leaves exactly the recorded instances. What is recorded may be changed by

@@ -10,7 +10,7 @@ use tracing::Instrument;
 use super::{
     core::Core,
     failpoint::{self, Point},
-    run::bounded_run,
+    run::{CANCELLED, bounded_run},
 };
 use crate::{
     error::{ErrorCode, StepError, StepFailure},
@@ -20,8 +20,6 @@ use crate::{
     step::Step,
 };
 
-/// Restate's code for "cancelled"; it arrives at the next await.
-const CANCELLED: u16 = 409;
 /// Longest pause between tries: a step that can go on again does so within a
 /// second of its cause being gone.
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);

@@ -17,6 +17,9 @@ use crate::{
     ports::Garbage,
 };
 
+/// Where `sweep` is called: one object cleans up everything.
+pub const SWEEP: &str = "Janitor/local/sweep";
+
 /// Batches of one sweep: what is left then is the next one's.
 const ROUNDS: usize = 20;
 

@@ -14,8 +14,13 @@ use super::{
     waits::{ReadyRequest, WaitsClient},
 };
 use crate::{
-    engine::{core::Core, readiness::ReadyVerdict, run::bounded_run, running::apply_recorded},
-    error::{StepError, StepFailure},
+    engine::{
+        core::Core,
+        readiness::ReadyVerdict,
+        run::bounded_run,
+        running::{apply_recorded, started_within},
+    },
+    error::StepFailure,
     ids::DeploymentId,
     ports::{Guarded, ReleaseStart, ReleaseTarget, Retirable},
 };
@@ -172,13 +177,7 @@ impl Release {
         let (core, wanted) = (Arc::clone(&self.core), target.clone());
         let Json(failed) = bounded_run!(ctx, "start-instances", move || async move {
             let applying = apply_recorded(&core, &wanted.plan, &wanted.image);
-            let starting = tokio::time::timeout(START_LIMIT, applying);
-            match starting.await {
-                Ok(Ok(())) => Ok(Json(None)),
-                Ok(Err(StepError::Permanent(failure))) => Ok(Json(Some(failure))),
-                Ok(Err(StepError::Transient(failure))) => Err(failure.to_string().into()),
-                Err(_) => Err("the instances did not start within their limit".to_owned().into()),
-            }
+            started_within(START_LIMIT, applying).await
         })
         .await?;
         if let Some(failure) = failed {

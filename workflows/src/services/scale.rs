@@ -13,7 +13,12 @@ use serde::{Deserialize, Serialize};
 use super::waits::{ReadyRequest, WaitsClient};
 use crate::{
     app,
-    engine::{core::Core, readiness::ReadyVerdict, run::bounded_run, running::apply_recorded},
+    engine::{
+        core::Core,
+        readiness::ReadyVerdict,
+        run::{bounded_run, uncancelled_run},
+        running::{apply_recorded, started_within},
+    },
     error::{ErrorCode, StepError, StepFailure},
     ids::{DeploymentId, EnvironmentId, InvocationId},
     ports::{Guarded, ScaleStart, ScaleTarget},
@@ -22,10 +27,6 @@ use crate::{
 
 /// Applying once: an image may have to be pulled.
 const APPLY_LIMIT: Duration = Duration::from_secs(600);
-/// Restate delivers a cancel as this code at whatever await comes next.
-const CANCELLED: u16 = 409;
-/// Cancels absorbed during one run: more than people send, and a bound.
-const MAX_CANCELS: u32 = 100;
 /// From the last request that an instance is sent until it is asked to end.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -194,12 +195,7 @@ impl Scale {
     async fn apply(&self, ctx: &ObjectContext<'_>, target: &ScaleTarget) -> Result<(), NotScaled> {
         let (core, target) = (Arc::clone(&self.core), target.clone());
         let Json(failed) = bounded_run!(ctx, "apply-scale", move || async move {
-            match tokio::time::timeout(APPLY_LIMIT, apply(&core, &target)).await {
-                Ok(Ok(())) => Ok(Json(None)),
-                Ok(Err(StepError::Permanent(failure))) => Ok(Json(Some(failure))),
-                Ok(Err(StepError::Transient(failure))) => Err(failure.to_string().into()),
-                Err(_) => Err("the instances did not start within their limit".to_owned().into()),
-            }
+            started_within(APPLY_LIMIT, apply(&core, &target)).await
         })
         .await?;
         failed.map_or(Ok(()), |failure| Err(NotScaled::Failed(failure)))
@@ -230,7 +226,7 @@ impl Scale {
         .await
     }
 
-    /// A run that a cancel cannot skip: a 409 means "run this again".
+    /// A run that a cancel cannot skip.
     async fn record<T>(
         &self,
         ctx: &ObjectContext<'_>,
@@ -240,15 +236,8 @@ impl Scale {
     where
         T: restate_sdk::serde::Serialize + restate_sdk::serde::Deserialize + Send + 'static,
     {
-        let mut cancels = 0;
-        loop {
-            let by = InvocationId(ctx.invocation_id().to_owned());
-            let future = action(Arc::clone(&self.core), by);
-            match bounded_run!(ctx, name, move || future).await {
-                Err(error) if error.code() == CANCELLED && cancels < MAX_CANCELS => cancels += 1,
-                result => return result,
-            }
-        }
+        let by = || InvocationId(ctx.invocation_id().to_owned());
+        uncancelled_run(ctx, name, || action(Arc::clone(&self.core), by())).await
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     engine::{
         core::Core,
         failpoint,
-        run::bounded_run,
+        run::uncancelled_run,
         steps::{Steps, Stop},
         undo::{Undo, Undone, Undos},
     },
@@ -22,11 +22,6 @@ use crate::{
     status::DeploymentStatus,
     step::Step,
 };
-
-/// Restate delivers a cancel as this code at whatever await comes next.
-const CANCELLED: u16 = 409;
-/// Cancels absorbed during one undo: more than people send, and a bound.
-const MAX_CANCELS: u32 = 100;
 
 /// What became of an attempt that did not go well.
 pub(super) enum Unwound {
@@ -192,7 +187,7 @@ async fn take_back(core: &Core, id: &DeploymentId, undo: &Undo) -> HandlerResult
     })
 }
 
-/// A run that a cancel cannot skip: a 409 means "run this again".
+/// A run that a cancel cannot skip.
 async fn record<T>(
     steps: &Steps<'_, '_>,
     name: &'static str,
@@ -205,12 +200,6 @@ async fn record<T>(
 where
     T: restate_sdk::serde::Serialize + restate_sdk::serde::Deserialize + Send + 'static,
 {
-    let mut cancels = 0;
-    loop {
-        let future = action(Arc::clone(steps.core()), steps.deployment_id().clone(), steps.owner());
-        match bounded_run!(steps.ctx(), name, move || future).await {
-            Err(error) if error.code() == CANCELLED && cancels < MAX_CANCELS => cancels += 1,
-            result => return result,
-        }
-    }
+    let again = || action(Arc::clone(steps.core()), steps.deployment_id().clone(), steps.owner());
+    uncancelled_run(steps.ctx(), name, again).await
 }
