@@ -31,6 +31,7 @@ pub(crate) fn to_proto(options: &RunOptions) -> proto::RunOptions {
         }),
         cpu_millicores: options.cpu_millicores,
         memory_mib: options.memory_mib,
+        idle_timeout_ms: options.idle_timeout_ms,
     }
 }
 
@@ -62,6 +63,7 @@ pub(crate) fn from_proto(options: proto::RunOptions) -> Result<RunOptions, Strin
         drain_ms: options.drain_ms,
         cpu_millicores: options.cpu_millicores,
         memory_mib: options.memory_mib,
+        idle_timeout_ms: options.idle_timeout_ms,
         processes: options.processes.into_iter().map(process).collect::<Result<_, String>>()?,
         release: options.release.map(|release| ReleaseCommand {
             command: release.command,
@@ -148,6 +150,7 @@ mod tests {
             drain_ms: Some(15_000),
             cpu_millicores: 500,
             memory_mib: 256,
+            idle_timeout_ms: Some(1_800_000),
             processes: [("worker".to_owned(), worker)].into(),
             release: Some(ReleaseCommand {
                 command: vec!["migrate".to_owned()],

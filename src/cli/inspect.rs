@@ -68,10 +68,18 @@ fn header(deployment: &Deployment, now: i64) -> Vec<(&'static str, String)> {
     let stalled = deployment
         .stalled_since
         .map(|since| format!("no progress since {}: {}", clock(since), deployment.stalled_why));
+    let idle = deployment.eviction.as_ref().map(|eviction| {
+        let failed = match eviction.start_failure.as_str() {
+            "" => String::new(),
+            cause => format!("; the last start has failed: {cause}"),
+        };
+        format!("{} since {}: nobody asked for it{failed}", eviction.state, clock(eviction.since))
+    });
     vec![
         ("deployment", deployment.id.clone()),
         ("status", status(deployment)),
         ("stalled", stalled.unwrap_or_default()),
+        ("idle", idle.unwrap_or_default()),
         ("project", deployment.project_slug.clone()),
         ("environment", deployment.environment_slug.clone()),
         ("url", deployment.url.clone()),
@@ -100,6 +108,12 @@ fn runs(deployment: &Deployment) -> Vec<(&'static str, String)> {
     stop.extend(options.drain_ms.map(|ms| format!("killed after {}", duration(ms.into()))));
     rows.push(("stops", stop.join(", ")));
     let release = options.release.map(|release| release.command.join(" "));
+    let idle = match options.idle_timeout_ms {
+        None => String::new(),
+        Some(0) => "never".to_owned(),
+        Some(ms) => format!("after {} without requests", duration(ms.into())),
+    };
+    rows.push(("evicted", idle));
     rows.push(("release", release.unwrap_or_default()));
     rows
 }

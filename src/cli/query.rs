@@ -1,8 +1,8 @@
 //! Verbs that ask: one answer, as text or as one JSON object.
 
 use launchway_proto::ctrl::v1::{
-    Deployment, Environment, Failure as Failed, GetDeploymentRequest, ListDeploymentsRequest,
-    ListProjectsRequest, Project,
+    Deployment, Environment, Eviction, Failure as Failed, GetDeploymentRequest,
+    ListDeploymentsRequest, ListProjectsRequest, Project,
 };
 use launchway_workflows::app::RunOptions;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ pub(super) async fn list(global: &Global, args: ListArgs) -> Result<Exit, Failur
                 deployment.id.clone(),
                 deployment.project_slug.clone(),
                 deployment.environment_slug.clone(),
-                deployment.state.clone(),
+                state(&deployment),
                 ago(deployment.created_at, now),
                 deployment.git_commit_sha.chars().take(7).collect(),
                 url_or_reason(&deployment),
@@ -51,6 +51,14 @@ pub(super) async fn list(global: &Global, args: ListArgs) -> Result<Exit, Failur
         .collect();
     table(&["ID", "PROJECT", "ENVIRONMENT", "STATUS", "CREATED", "COMMIT", "URL OR REASON"], &rows);
     Ok(Exit::Success)
+}
+
+/// `live`, or `live, evicted` of one that has its domains and does not run.
+fn state(deployment: &Deployment) -> String {
+    match &deployment.eviction {
+        Some(eviction) => format!("{}, {}", deployment.state, eviction.state),
+        None => deployment.state.clone(),
+    }
 }
 
 /// Where it answers; one that answers nowhere says why in a few words.
@@ -227,6 +235,7 @@ pub(super) fn deployment_json(deployment: &Deployment) -> Value {
         "cancel_requested": deployment.cancel_requested,
         "stalled_since": deployment.stalled_since,
         "stalled_why": some(&deployment.stalled_why),
+        "eviction": deployment.eviction.as_ref().map(eviction_json),
         "created_at": deployment.created_at,
         "run": run_json(deployment),
         "variables": variables(deployment),
@@ -234,6 +243,13 @@ pub(super) fn deployment_json(deployment: &Deployment) -> Value {
         "failure": deployment.failure.as_ref().map(failure_json),
         "attempts": attempts,
         "warnings": deployment.warnings,
+    })
+}
+
+fn eviction_json(eviction: &Eviction) -> Value {
+    json!({
+        "state": eviction.state, "since": eviction.since,
+        "start_failure": some(&eviction.start_failure),
     })
 }
 

@@ -24,6 +24,9 @@ pub use layers::Overrides;
 pub use runtime::{RuntimeBackend, RuntimeSettings};
 pub use values::Period;
 
+/// Idle timeouts, in seconds: from what is for trials to 30 days.
+const IDLE: std::ops::RangeInclusive<u64> = 1..=2_592_000;
+
 /// Everything that is configured, as in `default.toml`.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -113,6 +116,8 @@ pub struct Gateway {
     pub client_min_bytes: u64,
     pub cooldown: Period,
     pub repeat_safe: bool,
+    pub start_wait: Period,
+    pub report_every: Period,
     pub trust_forwarded: bool,
 }
 
@@ -235,6 +240,7 @@ pub struct Run {
     pub ready_timeout: Period,
     pub retire_after: Period,
     pub keep_running: u32,
+    pub idle_timeout: Period,
 }
 
 /// `[recovery]`
@@ -375,6 +381,11 @@ impl Config {
             self.build.concurrency > 0,
             "build.concurrency = 0: at least one build must be allowed".to_owned(),
         );
+        let idle = self.run.idle_timeout.get();
+        rule(
+            idle.is_zero() || IDLE.contains(&idle.as_secs()),
+            format!("run.idle_timeout = {idle:?} is refused: give 1s to 30d, or 0s for never"),
+        );
         for (key, period) in self.periods() {
             rule(!period.get().is_zero(), format!("{key} is zero: give a time, e.g. `30s`"));
         }
@@ -423,7 +434,7 @@ impl Config {
         ]
     }
 
-    fn periods(&self) -> [(&'static str, &Period); 15] {
+    fn periods(&self) -> [(&'static str, &Period); 17] {
         [
             ("gateway.header_timeout", &self.gateway.header_timeout),
             ("gateway.connect_timeout", &self.gateway.connect_timeout),
@@ -431,6 +442,8 @@ impl Config {
             ("gateway.stream_idle", &self.gateway.stream_idle),
             ("gateway.client_window", &self.gateway.client_window),
             ("gateway.cooldown", &self.gateway.cooldown),
+            ("gateway.start_wait", &self.gateway.start_wait),
+            ("gateway.report_every", &self.gateway.report_every),
             ("build.time_limit", &self.build.time_limit),
             ("build.queue_time_limit", &self.build.queue_time_limit),
             ("run.ready_timeout", &self.run.ready_timeout),

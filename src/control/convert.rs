@@ -5,6 +5,7 @@ use launchway_workflows::{
     app::{Check, RunOptions},
     engine::undo::Undone,
     error::StepFailure,
+    ports::EvictionRecord,
     status::DeploymentStatus,
 };
 
@@ -81,6 +82,15 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
         stalled_since,
         stalled_why: stalled_why.unwrap_or_default(),
         cancel_requested: view.cancel_requested,
+        eviction: view.eviction.map(eviction),
+    }
+}
+
+fn eviction(record: EvictionRecord) -> proto::Eviction {
+    proto::Eviction {
+        state: record.state.to_string(),
+        since: record.since,
+        start_failure: record.start_failure.map(|cause| cause.to_string()).unwrap_or_default(),
     }
 }
 
@@ -101,7 +111,7 @@ fn topology(options: &RunOptions) -> proto::Topology {
             min_instances: replicas,
             max_instances: replicas,
         }],
-        idle_timeout_seconds: 0,
+        idle_timeout_seconds: number(u64::from(options.idle_timeout_ms.unwrap_or(0)) / 1000),
         health_check_path: path,
         port: process.port.map_or(0, i32::from),
     }

@@ -113,6 +113,7 @@ fn facts(control: &Control, view: DeploymentView, restate: RestateView) -> Facts
         builds: matches!(view.source, Source::BuildContext(_)),
         running,
         last_step,
+        eviction: view.eviction,
         stalled: view.stalled,
         cancelling: view.cancel_requested,
         failure: view.failure,

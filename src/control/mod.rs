@@ -6,6 +6,7 @@ mod auth;
 mod builds;
 mod cleanup;
 mod convert;
+mod demand;
 mod deployments;
 mod domains;
 mod environments;
@@ -35,6 +36,7 @@ use launchway_workflows::{ids::WorkspaceId, why::Limits};
 use tokio::net::TcpListener;
 use tonic::transport::server::{Router, TcpIncoming};
 
+pub use demand::{Demand, IdleSettings};
 pub use journal::keep as keep_journals;
 pub use routes::RouteFeed;
 
@@ -74,6 +76,8 @@ pub struct Control {
     pub vault: Vault,
     /// What runs.
     pub krane: KraneClient,
+    /// Who asks for what.
+    pub demand: Arc<Demand>,
     /// Routes for gateways.
     pub routes: Arc<RouteFeed>,
 }

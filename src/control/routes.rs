@@ -16,12 +16,13 @@ use launchway_proto::gateway::v1::{
 use launchway_workflows::{
     ids::DeploymentId,
     model::Instance,
-    ports::{RouteAnnouncer, StoreError},
+    ports::{EvictionState, RouteAnnouncer, StoreError},
     status::DeploymentStatus,
 };
 use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
+use super::Demand;
 use crate::{
     krane::KraneClient,
     store::{ChangeLog, RouteRow, Store},
@@ -59,6 +60,7 @@ struct Seen {
 pub struct RouteFeed {
     store: Store,
     krane: KraneClient,
+    demand: Arc<Demand>,
     table: watch::Sender<Arc<RouteTable>>,
     /// Changes in the database that the table includes.
     built: watch::Sender<u64>,
@@ -72,10 +74,11 @@ pub struct RouteFeed {
 
 impl RouteFeed {
     /// A feed; [`RouteFeed::run`] keeps it up to date.
-    pub fn new(store: Store, krane: KraneClient) -> Arc<Self> {
+    pub fn new(store: Store, krane: KraneClient, demand: Arc<Demand>) -> Arc<Self> {
         Arc::new(Self {
             store,
             krane,
+            demand,
             table: watch::channel(Arc::default()).0,
             built: watch::channel(0).0,
             addresses: watch::channel(None).0,
@@ -87,6 +90,11 @@ impl RouteFeed {
     /// Follows krane and the database, forever.
     pub async fn run(self: Arc<Self>) {
         tokio::join!(self.follow_krane(), self.follow_routes());
+    }
+
+    /// Whether a gateway is connected.
+    pub fn is_watched(&self) -> bool {
+        self.gateways().values().any(|applied| applied.has_changed().is_ok())
     }
 
     async fn follow_krane(&self) {
@@ -249,11 +257,18 @@ impl RouteService for RouteFeed {
         let number = self.next_gateway.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (applied, receiver) = watch::channel(0);
         self.gateways().insert(number, receiver);
-        let mut answers = request.into_inner();
+        let mut reports = request.into_inner();
+        let demand = Arc::clone(&self.demand);
         tokio::spawn(async move {
             // Ends with the gateway's connection, and its entry with it.
-            while let Ok(Some(answer)) = answers.message().await {
-                applied.send_replace(answer.applied_version);
+            while let Ok(Some(report)) = reports.message().await {
+                applied.send_replace(report.applied_version);
+                let (active, wanted) = (report.active_deployment_ids, report.wanted_deployment_ids);
+                if !active.is_empty() || !wanted.is_empty() {
+                    let demand = Arc::clone(&demand);
+                    // What was applied next must not wait for a database.
+                    tokio::spawn(async move { demand.reported(active, wanted).await });
+                }
             }
         });
         self.gateways().retain(|_, receiver| receiver.has_changed().is_ok());
@@ -290,21 +305,34 @@ fn has(table: &RouteTable, host: &Arc<str>, route: &Arc<Route>) -> bool {
 }
 
 fn route(row: RouteRow, ready: &HashMap<DeploymentId, Vec<Instance>>) -> (Arc<str>, Arc<Route>) {
-    let retired = matches!(row.status, DeploymentStatus::Retired | DeploymentStatus::Retiring);
-    let state = if retired { RouteState::Retired } else { RouteState::Serving };
     // Those that are about to be stopped get no more requests.
     let serves = |instance: &&Instance| {
         let drained = row.drained.as_ref().filter(|drained| drained.process == instance.process);
         drained.is_none_or(|drained| instance.replica < drained.from)
     };
     let instances = ready.get(&row.deployment_id).into_iter().flatten().filter(serves);
+    let mut addresses: Vec<_> = instances.map(|instance| instance.address.clone()).collect();
+    let state = state(&row, !addresses.is_empty());
+    if state != RouteState::Serving {
+        addresses.clear();
+    }
     let route = Route {
         host: row.host.clone(),
         deployment_id: row.deployment_id.to_string(),
         state: state.into(),
-        addresses: instances.map(|instance| instance.address.clone()).collect(),
+        addresses,
     };
     (row.host.into(), Arc::new(route))
+}
+
+/// What becomes of requests, when there are ready instances or not.
+fn state(row: &RouteRow, ready: bool) -> RouteState {
+    match (row.status, row.eviction) {
+        (DeploymentStatus::Retired | DeploymentStatus::Retiring, _) => RouteState::Retired,
+        (_, Some(EvictionState::Evicting | EvictionState::Evicted)) => RouteState::Evicted,
+        (_, Some(EvictionState::Starting)) if !ready => RouteState::Evicted,
+        _ => RouteState::Serving,
+    }
 }
 
 /// The whole table at first, then what has changed.

@@ -90,7 +90,9 @@ impl RuntimeService for Control {
         let task = self.task_of(&view, wanted).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let krane = self.krane.clone();
+        let attended = self.demand.attend(&view.id);
         tokio::spawn(async move {
+            let _attended = attended;
             let deployment_id = task.deployment_id.clone();
             let _ = sender.send(Ok(RunCommandResponse { deployment_id, event: None })).await;
             let removal = DeleteTaskRequest {
@@ -126,7 +128,11 @@ impl RuntimeService for Control {
         let start = ExecInput { input: Some(exec_input::Input::Start(start_of(&view, start))) };
         let rest = messages.take_while(|message| std::future::ready(message.is_ok()));
         let rest = rest.filter_map(|message| std::future::ready(message.ok().and_then(input_of)));
+        let attended = self.demand.attend(&view.id);
         let output = self.krane.exec(stream::iter([start]).chain(rest)).await?;
+        let output = output.inspect(move |_| {
+            let _held = &attended;
+        });
         Ok(Response::new(output.boxed()))
     }
 }
@@ -256,6 +262,12 @@ fn no_instance(
     replica: Option<u32>,
 ) -> Status {
     let (id, status) = (&view.id, view.status.as_str());
+    if known.is_empty() && view.eviction.is_some() {
+        return Status::failed_precondition(format!(
+            "deployment `{id}` is {status} and does not run, for nobody asked for it: \
+             `launchway promote {id}` or a request starts it"
+        ));
+    }
     if known.is_empty() {
         return Status::failed_precondition(format!(
             "deployment `{id}` is {status} and does not run"

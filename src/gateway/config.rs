@@ -68,6 +68,10 @@ pub struct GatewayConfig {
     /// has broken off before its response began goes to another one. On by
     /// default; off, only what was never sent does.
     pub repeat_safe: bool,
+    /// Longest wait of a request for an evicted deployment to start.
+    pub start_wait: Duration,
+    /// How often the control plane is told which deployments have requests.
+    pub report_every: Duration,
     /// How long requests in flight may take to end at shutdown. Default 10 s.
     pub drain: Duration,
 }
@@ -101,6 +105,8 @@ impl GatewayConfig {
             pool_idle: Duration::from_secs(4),
             cooldown: Duration::from_secs(2),
             repeat_safe: true,
+            start_wait: Duration::from_secs(60),
+            report_every: Duration::from_secs(5),
             drain: Duration::from_secs(10),
         }
     }

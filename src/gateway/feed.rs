@@ -3,14 +3,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures::Stream;
 use launchway_proto::gateway::v1::{
     RouteUpdate, WatchRoutesRequest, route_service_client::RouteServiceClient,
 };
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
-use tokio_stream::{StreamExt, wrappers::WatchStream};
 use tonic::{
     Status,
     metadata::AsciiMetadataValue,
@@ -20,6 +20,7 @@ use tonic::{
 use super::{
     Gateway,
     config::{GatewayConfig, GatewayError},
+    demand,
     table::{RouteSpec, RouteTable},
 };
 
@@ -104,7 +105,7 @@ pub(super) async fn follow(gateway: Arc<Gateway>, source: Source) {
 }
 
 async fn session(
-    gateway: &Gateway,
+    gateway: &Arc<Gateway>,
     source: &Source,
 ) -> Result<std::convert::Infallible, Interrupted> {
     let channel: Channel = source.endpoint.connect().await?;
@@ -115,15 +116,11 @@ async fn session(
     })
     .max_decoding_message_size(MAX_UPDATE_BYTES);
 
-    // A watch, so that a slow control plane sees the latest version instead of
-    // a queue of old ones. It starts at 0 on every feed: a restarted control
-    // plane may count anew, and must not take an old number for its own.
+    // It starts at 0 on every feed: a restarted control plane may count anew, and
+    // must not take an old number for its own.
     let (applied, versions) = watch::channel(0);
-    let gateway_id = gateway.id.clone();
-    let acknowledgements = WatchStream::new(versions).map(move |applied_version| {
-        WatchRoutesRequest { gateway_id: gateway_id.clone(), applied_version }
-    });
-    let opened = timeout(OPEN, client.watch_routes(acknowledgements)).await;
+    let reports = reports(Arc::clone(gateway), versions);
+    let opened = timeout(OPEN, client.watch_routes(reports)).await;
     let mut updates = opened.map_err(|_| Interrupted::Slow)??.into_inner();
     let first = updates.message().await?.ok_or(Interrupted::Ended)?;
     if !first.snapshot {
@@ -141,6 +138,35 @@ async fn session(
         version = update.version;
         applied.send_replace(apply(gateway, update));
     }
+}
+
+/// What the control plane is told: at once what was applied and what is wanted, and
+/// from time to time what is active. Each message has all that is known by then, so
+/// that a slow control plane gets the latest instead of a queue of old ones.
+fn reports(
+    gateway: Arc<Gateway>,
+    mut versions: watch::Receiver<u64>,
+) -> impl Stream<Item = WatchRoutesRequest> {
+    versions.mark_changed();
+    let mut looks = interval(gateway.config.report_every);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    futures::stream::unfold(
+        (gateway, versions, looks),
+        |(gateway, mut versions, mut looks)| async move {
+            let active = tokio::select! {
+                changed = versions.changed() => { changed.ok()?; Vec::new() }
+                () = gateway.wanted.asked.notified() => Vec::new(),
+                _ = looks.tick() => demand::active(&gateway.table.load()),
+            };
+            let report = WatchRoutesRequest {
+                gateway_id: gateway.id.clone(),
+                applied_version: *versions.borrow_and_update(),
+                active_deployment_ids: active,
+                wanted_deployment_ids: gateway.wanted.take(),
+            };
+            Some((report, (gateway, versions, looks)))
+        },
+    )
 }
 
 fn authorize(request: &mut tonic::Request<()>, bearer: Option<&AsciiMetadataValue>) {
@@ -166,6 +192,6 @@ fn apply(gateway: &Gateway, update: RouteUpdate) -> u64 {
         }
     }
     gateway.table.store(Arc::new(next));
-    gateway.changed.notify_one();
+    gateway.changed.send_replace(());
     update.version
 }

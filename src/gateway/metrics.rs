@@ -38,6 +38,7 @@ pub(super) struct Metrics {
     pub slow_clients: IntCounter,
     connections: IntGauge,
     in_flight: IntGauge,
+    waiting: IntGauge,
     routes: IntGauge,
     version: IntGauge,
     fed: IntGauge,
@@ -74,6 +75,7 @@ impl Metrics {
             )?,
             connections: gauge(r, "connections", "Open client connections and tunnels.")?,
             in_flight: gauge(r, "requests_in_flight", "Requests that instances work on.")?,
+            waiting: gauge(r, "requests_waiting", "Requests for deployments that start.")?,
             routes: gauge(r, "routes", "Hosts in the table.")?,
             version: gauge(r, "table_version", "The control plane's number for the table.")?,
             fed: gauge(r, "feed_connected", "1 while the control plane feeds the table.")?,
@@ -101,6 +103,7 @@ impl Metrics {
         let set = |gauge: &IntGauge, value: usize| gauge.set(i64::try_from(value).unwrap_or(0));
         set(&self.connections, gateway.tasks.len());
         set(&self.in_flight, gateway.upstreams().in_flight());
+        set(&self.waiting, gateway.wanted.waiting());
         set(&self.routes, table.len());
         set(&self.version, usize::try_from(table.version).unwrap_or(0));
         self.fed.set(i64::from(gateway.is_fed()));

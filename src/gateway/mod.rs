@@ -13,6 +13,7 @@ mod client_io;
 mod clock;
 mod config;
 mod connection;
+mod demand;
 mod feed;
 mod headers;
 mod host;
@@ -38,12 +39,13 @@ use std::sync::{
 };
 
 use arc_swap::ArcSwap;
-use tokio::{net::TcpListener, sync::Notify};
+use tokio::{net::TcpListener, sync::watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing_appender::non_blocking::NonBlocking;
 
 pub use access_log::AccessLog;
 pub use config::{GatewayConfig, GatewayError};
+use demand::Wanted;
 use metrics::Metrics;
 use server::Server;
 use table::{RouteTable, Upstreams};
@@ -59,7 +61,8 @@ struct Gateway {
     metrics: Metrics,
     access_log: Option<NonBlocking>,
     /// The table was replaced.
-    changed: Notify,
+    changed: watch::Sender<()>,
+    wanted: Wanted,
     fed: AtomicBool,
     /// Client connections and tunnels.
     tasks: TaskTracker,
@@ -82,7 +85,8 @@ impl Gateway {
             upstreams: Mutex::new(upstreams),
             metrics,
             access_log,
-            changed: Notify::new(),
+            changed: watch::Sender::default(),
+            wanted: Wanted::new(),
             fed: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),

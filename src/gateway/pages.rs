@@ -18,7 +18,15 @@ pub(super) enum Fault {
     Starting,
     UnknownHost,
     NoInstance,
-    Retired { deployment_id: String },
+    Retired {
+        deployment_id: String,
+    },
+    /// It was evicted, and is not up again in time.
+    NotStarted {
+        deployment_id: String,
+    },
+    /// Too many wait for deployments that start.
+    Crowded,
     UpstreamDown,
     UpstreamTimeout,
 }
@@ -99,6 +107,26 @@ impl Fault {
                 "retired",
                 "This deployment was retired",
                 &format!("Bring it back with `launchway promote {deployment_id}`."),
+            ),
+            Self::NotStarted { deployment_id } => later(
+                "5",
+                page(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not_started",
+                    "The deployment is not started yet",
+                    &format!(
+                        "It had no requests for a while. Try again in a moment; `launchway why {deployment_id}` tells more."
+                    ),
+                ),
+            ),
+            Self::Crowded => later(
+                "5",
+                page(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "crowded",
+                    "Too many requests wait for deployments that start",
+                    "Try again in a moment.",
+                ),
             ),
             Self::UpstreamDown => page(
                 StatusCode::BAD_GATEWAY,

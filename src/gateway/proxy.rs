@@ -16,12 +16,12 @@ use super::{
     accept::Audience,
     access::AccessRecord,
     body::{RequestBody, ResponseBody},
-    headers, host,
+    demand, headers, host,
     own::Own,
     pages::Fault,
     send::{ClientFault, Unanswered},
     session::Session,
-    table::Route,
+    table::{Route, RouteState},
     tunnel,
     upstream::{Lease, Upstream},
 };
@@ -66,7 +66,10 @@ pub(super) async fn answer(
     let mut exchange = Exchange { session, request_id, version, record };
     match target {
         Ok(Target::Route(route)) => {
-            exchange.record.set_route(&route);
+            let route = match exchange.started(route).await {
+                Ok(route) => route,
+                Err((fault, route)) => return exchange.fault(&fault, audience, &route.spec.host),
+            };
             match exchange.forward(&route, parts, body, on_upgrade).await {
                 Ok(Answered::Stream(response, lease)) => exchange.stream(route, response, lease),
                 Ok(Answered::Tunnel(response, lease, client)) => {
@@ -105,6 +108,23 @@ impl Exchange {
         &self.session.gateway
     }
 
+    /// The route, when there is somebody to send the request to: of an evicted
+    /// deployment it waits for that.
+    async fn started(&mut self, route: Arc<Route>) -> Result<Arc<Route>, (Fault, Arc<Route>)> {
+        route.activity.note();
+        self.record.set_route(&route);
+        if route.spec.state != RouteState::Evicted {
+            return Ok(route);
+        }
+        match demand::started(self.gateway(), &route).await {
+            Ok(started) => {
+                self.record.set_route(&started);
+                Ok(started)
+            }
+            Err(fault) => Err((fault, route)),
+        }
+    }
+
     async fn forward(
         &mut self,
         route: &Route,
@@ -112,7 +132,7 @@ impl Exchange {
         body: Incoming,
         on_upgrade: Option<OnUpgrade>,
     ) -> Result<Answered, Fault> {
-        if route.spec.retired {
+        if route.spec.state == RouteState::Retired {
             return Err(Fault::Retired { deployment_id: route.spec.deployment_id.clone() });
         }
         if route.upstreams.is_empty() {

@@ -70,6 +70,7 @@ fn read(path: &Path) -> io::Result<Stored> {
 /// Writes the table after a change, with all that came in the last second; ends with the gateway, after a last write.
 pub(super) async fn keep(gateway: Arc<Gateway>) {
     let mut written = gateway.table.load_full();
+    let mut changed = gateway.changed.subscribe();
     let mut failing = false;
     loop {
         let ending = gateway.stopping.is_cancelled();
@@ -91,7 +92,7 @@ pub(super) async fn keep(gateway: Arc<Gateway>) {
             return;
         }
         tokio::select! {
-            () = gateway.changed.notified() => {}
+            _ = changed.changed() => {}
             () = gateway.stopping.cancelled() => {}
             () = sleep(RETRY), if failing => {}
         }

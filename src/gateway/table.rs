@@ -10,21 +10,41 @@ use std::{
     time::Duration,
 };
 
-use launchway_proto::gateway::v1::{self, RouteState};
+use launchway_proto::gateway::v1;
 use serde::{Deserialize, Serialize};
 
-use super::{clock, host, upstream::Upstream};
+use super::{
+    clock,
+    demand::{Activities, Activity},
+    host,
+    upstream::Upstream,
+};
 
 /// At 10 000 hosts a change copies one shard of some 40 pointers and the 256
 /// pointers to the shards, instead of the whole table.
 const SHARDS: usize = 256;
+
+/// What becomes of a request for a host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum RouteState {
+    /// It goes to one of the addresses.
+    #[default]
+    Serving,
+    /// It is told how to bring the deployment back.
+    Retired,
+    /// It waits until the deployment is started again.
+    Evicted,
+}
 
 /// Where one host goes, as fed and as persisted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RouteSpec {
     pub host: String,
     pub deployment_id: String,
-    pub retired: bool,
+    /// Absent in tables that were persisted before there was more than serving.
+    #[serde(default)]
+    pub state: RouteState,
     /// `host:port` of each ready instance.
     pub addresses: Vec<String>,
 }
@@ -45,16 +65,19 @@ impl TryFrom<v1::Route> for RouteSpec {
         if host::routed(&route.host).as_deref() != Some(route.host.as_str()) {
             return Err(refuse("the host must be lower case, without port and trailing dot"));
         }
-        let retired = match route.state() {
-            RouteState::Serving => false,
-            RouteState::Retired => true,
-            RouteState::Unspecified => return Err(refuse("its state is unknown to this gateway")),
+        let state = match route.state() {
+            v1::RouteState::Serving => RouteState::Serving,
+            v1::RouteState::Retired => RouteState::Retired,
+            v1::RouteState::Evicted => RouteState::Evicted,
+            v1::RouteState::Unspecified => {
+                return Err(refuse("its state is unknown to this gateway"));
+            }
         };
         if route.addresses.iter().any(|address| !is_address(address)) {
             return Err(refuse("each address must be host:port"));
         }
         let v1::Route { host, deployment_id, addresses, .. } = route;
-        Ok(Self { host, deployment_id, retired, addresses })
+        Ok(Self { host, deployment_id, state, addresses })
     }
 }
 
@@ -68,6 +91,7 @@ fn is_address(address: &str) -> bool {
 pub(super) struct Route {
     pub spec: RouteSpec,
     pub upstreams: Vec<Arc<Upstream>>,
+    pub activity: Arc<Activity>,
     turn: AtomicUsize,
 }
 
@@ -112,11 +136,12 @@ impl RouteTable {
     }
 
     pub fn insert(&mut self, spec: RouteSpec, upstreams: &mut Upstreams) {
+        let activity = upstreams.activities.of(&spec.deployment_id);
         let upstreams = spec.addresses.iter().map(|address| upstreams.get(address)).collect();
         let at = self.shard_of(&spec.host);
         let shard = Arc::make_mut(&mut self.shards[at]);
         let place = position(shard, &spec.host);
-        let route = Arc::new(Route { spec, upstreams, turn: AtomicUsize::new(0) });
+        let route = Arc::new(Route { spec, upstreams, activity, turn: AtomicUsize::new(0) });
         match place {
             Ok(at) => shard[at] = route,
             Err(at) => {
@@ -134,8 +159,12 @@ impl RouteTable {
         }
     }
 
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.shards.iter().flat_map(|shard| shard.iter())
+    }
+
     pub fn specs(&self) -> impl Iterator<Item = &RouteSpec> {
-        self.shards.iter().flat_map(|shard| shard.iter()).map(|route| &route.spec)
+        self.routes().map(|route| &route.spec)
     }
 
     fn shard_of(&self, host: &str) -> usize {
@@ -152,13 +181,14 @@ fn position(shard: &[Arc<Route>], host: &str) -> Result<usize, usize> {
 /// pool. Used by the feed and the sweeper, never by a request.
 pub(super) struct Upstreams {
     known: HashMap<String, Weak<Upstream>>,
+    activities: Activities,
     /// How many workers keep connections to each.
     workers: usize,
 }
 
 impl Upstreams {
     pub fn new(workers: usize) -> Self {
-        Self { known: HashMap::new(), workers }
+        Self { known: HashMap::new(), activities: Activities::default(), workers }
     }
 
     fn get(&mut self, address: &str) -> Arc<Upstream> {
@@ -183,6 +213,7 @@ impl Upstreams {
                 true
             })
         });
+        self.activities.sweep();
     }
 }
 
@@ -194,7 +225,7 @@ mod tests {
         RouteSpec {
             host: host.to_owned(),
             deployment_id: "dep_1".to_owned(),
-            retired: false,
+            state: RouteState::Serving,
             addresses: addresses.iter().map(|&a| a.to_owned()).collect(),
         }
     }
@@ -251,7 +282,7 @@ mod tests {
         let good = v1::Route {
             host: "a.localhost".to_owned(),
             deployment_id: "dep_1".to_owned(),
-            state: RouteState::Serving.into(),
+            state: v1::RouteState::Serving.into(),
             addresses: vec!["127.0.0.1:80".to_owned()],
         };
         assert!(RouteSpec::try_from(good.clone()).is_ok());

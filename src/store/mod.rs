@@ -9,6 +9,7 @@ mod builds;
 mod changes;
 mod depot;
 mod domains;
+mod evictions;
 mod journals;
 mod keys;
 mod open;

@@ -20,6 +20,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (6, "applications", include_str!("../../migrations/sqlite/0006_applications.sql")),
     (7, "purpose", include_str!("../../migrations/sqlite/0007_purpose.sql")),
     (8, "retention", include_str!("../../migrations/sqlite/0008_retention.sql")),
+    (9, "eviction", include_str!("../../migrations/sqlite/0009_eviction.sql")),
 ];
 const POSTGRES: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../migrations/postgres/0001_start.sql")),
@@ -30,6 +31,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (6, "applications", include_str!("../../migrations/postgres/0006_applications.sql")),
     (7, "purpose", include_str!("../../migrations/postgres/0007_purpose.sql")),
     (8, "retention", include_str!("../../migrations/postgres/0008_retention.sql")),
+    (9, "eviction", include_str!("../../migrations/postgres/0009_eviction.sql")),
 ];
 
 /// Readers of a busy control plane; writers of SQLite queue behind one another.

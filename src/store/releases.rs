@@ -29,6 +29,8 @@ struct Target {
     pinned: Option<DeploymentId>,
     /// Its image was past its retention.
     image_given_up: bool,
+    /// Its instances are stopped for want of requests, or about to be, or start.
+    evicted: bool,
 }
 
 impl Target {
@@ -45,7 +47,7 @@ impl Target {
         }
         let is_live = self.live.as_ref() == Some(id);
         match (request.kind, status) {
-            (ReleaseKind::Promote, _) if is_live && self.pinned.is_some() => None,
+            (ReleaseKind::Promote, _) if is_live && (self.pinned.is_some() || self.evicted) => None,
             _ if is_live => Some(format!("`{id}` is live already: there is nothing to move")),
             (_, DeploymentStatus::Retired) if self.image_given_up => Some(format!(
                 "the image of `{id}` was removed, for it retired longer ago than `retention` keeps: \
@@ -101,10 +103,10 @@ impl Store {
             return Ok(ReleaseStart::Refused(reason));
         }
         sqlx::query(
-            "UPDATE deployments SET retire_generation = retire_generation + 1, updated_at = $2 WHERE id = $1",
+            "UPDATE deployments SET retire_generation = retire_generation + 1, updated_at = $2, active_at = $2 WHERE id = $1",
         )
         .bind(request.target_deployment_id.as_str())
-        // Wanted again: nothing of it is past its retention now.
+        // Wanted again: nothing of it is past its retention now, nor is it idle.
         .bind(now_ms())
         .execute(&mut *tx)
         .await
@@ -117,6 +119,7 @@ impl Store {
             plan,
             image,
             retired,
+            evicted: target.evicted,
             stops: target.stops,
         })))
     }
@@ -155,7 +158,7 @@ impl Store {
 async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
     lock_environment(tx, id).await?;
     let row = sqlx::query(
-        "SELECT d.status, d.stops, d.sequence, d.image_given_up_at, d.environment_id, e.live_deployment_id, e.pinned_deployment_id \
+        "SELECT d.status, d.stops, d.sequence, d.image_given_up_at, d.eviction, d.environment_id, e.live_deployment_id, e.pinned_deployment_id \
          FROM deployments d JOIN environments e ON e.id = d.environment_id WHERE d.id = $1",
     )
     .bind(id.as_str())
@@ -171,6 +174,7 @@ async fn lock(tx: &mut Tx, id: &DeploymentId) -> Result<Option<Target>> {
         live: optional_id(&row, "live_deployment_id")?,
         pinned: optional_id(&row, "pinned_deployment_id")?,
         image_given_up: get::<Option<i64>>(&row, "image_given_up_at")?.is_some(),
+        evicted: get::<Option<String>>(&row, "eviction")?.is_some(),
     }))
 }
 
@@ -246,7 +250,7 @@ async fn move_environment(
     .await
     .map_err(database)?;
     sqlx::query(
-        "UPDATE deployments SET status = 'live', live_at = $2, updated_at = $2, \
+        "UPDATE deployments SET status = 'live', live_at = $2, updated_at = $2, active_at = $2, \
          retire_generation = retire_generation + 1 WHERE id = $1",
     )
     .bind(id.as_str())

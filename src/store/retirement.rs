@@ -82,7 +82,7 @@ impl Store {
 
     pub(super) async fn end_retirement(&self, id: &DeploymentId) -> Result<Guarded> {
         let ended = sqlx::query(
-            "UPDATE deployments SET status = 'retired', updated_at = $2, \
+            "UPDATE deployments SET status = 'retired', updated_at = $2, eviction = NULL, evicted_at = NULL, \
              stops = stops + CASE WHEN status = 'retiring' THEN 1 ELSE 0 END \
              WHERE id = $1 AND status IN ('retiring', 'retired')",
         )
@@ -94,7 +94,8 @@ impl Store {
         self.settled(id, ended.rows_affected())
     }
 
-    fn settled(&self, id: &DeploymentId, rows: u64) -> Result<Guarded> {
+    /// What became of a guarded change that the routes depend on.
+    pub(super) fn settled(&self, id: &DeploymentId, rows: u64) -> Result<Guarded> {
         if rows == 0 {
             return Ok(Guarded::Lost);
         }

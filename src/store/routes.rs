@@ -3,7 +3,7 @@
 use launchway_workflows::{
     ids::{DeploymentId, InvocationId},
     model::{DomainClaim, DomainKind, Routed},
-    ports::{Guarded, StepEnd, StepRun},
+    ports::{EvictionState, Guarded, StepEnd, StepRun},
     status::DeploymentStatus,
     step::Step,
 };
@@ -13,7 +13,9 @@ use sqlx::{AssertSqlSafe, any::AnyRow};
 use super::{
     Result, Store, Tx,
     attempts::move_in,
-    commit, database, from_json, get, json, now_ms, optional_id, parse,
+    commit, database,
+    evictions::eviction_state,
+    from_json, get, json, now_ms, optional_id, parse,
     scales::{Drained, drained},
     steps::write_end,
 };
@@ -27,11 +29,13 @@ pub struct RouteRow {
     pub deployment_id: DeploymentId,
     /// Whether it still runs.
     pub status: DeploymentStatus,
+    /// Whether its instances are stopped for want of requests.
+    pub eviction: Option<EvictionState>,
     /// Instances of it that are about to be stopped.
     pub drained: Option<Drained>,
 }
 
-const ROUTES: &str = "SELECT m.name, m.deployment_id, d.status, d.scaling FROM domains m \
+const ROUTES: &str = "SELECT m.name, m.deployment_id, d.status, d.scaling, d.eviction FROM domains m \
     JOIN deployments d ON d.id = m.deployment_id";
 
 fn route_row(row: &AnyRow) -> Result<RouteRow> {
@@ -39,6 +43,7 @@ fn route_row(row: &AnyRow) -> Result<RouteRow> {
         host: get(row, "name")?,
         deployment_id: parse(row, "deployment_id")?,
         status: parse(row, "status")?,
+        eviction: eviction_state(row)?,
         drained: drained(row)?,
     })
 }
@@ -306,7 +311,7 @@ async fn make_live(
     candidate: &Candidate,
     previous: Option<&DeploymentId>,
 ) -> Result<()> {
-    sqlx::query("UPDATE deployments SET live_at = $2 WHERE id = $1")
+    sqlx::query("UPDATE deployments SET live_at = $2, active_at = $2 WHERE id = $1")
         .bind(id.as_str())
         .bind(now_ms())
         .execute(&mut **tx)

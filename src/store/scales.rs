@@ -49,6 +49,7 @@ struct Live {
     id: DeploymentId,
     options: RunOptions,
     scaling: Option<Scaling>,
+    evicted: bool,
 }
 
 impl Store {
@@ -100,7 +101,8 @@ impl Store {
         let plan = read_plan(&mut tx, &live.id).await?;
         let image = image(&mut tx, &live.id, &plan.source).await?;
         let drain_ms = live.options.drain_ms;
-        let target = ScaleTarget { plan, image, process, from, to, drain_ms };
+        let evicted = live.evicted;
+        let target = ScaleTarget { plan, image, process, from, to, drain_ms, evicted };
         let drained = target.drains().then_some(to.replicas);
         let scaling =
             Scaling { by: by.0.clone(), target: target.clone(), drained, taken_back: false };
@@ -160,7 +162,8 @@ async fn live(tx: &mut Tx, request: &ScaleRequest) -> Result<std::result::Result
     // Locked: nothing else becomes live meanwhile.
     let row = sqlx::query(
         "UPDATE environments SET live_sequence = live_sequence WHERE id = $1 \
-         RETURNING slug, live_deployment_id",
+         RETURNING slug, live_deployment_id, \
+         (SELECT d.eviction FROM deployments d WHERE d.id = live_deployment_id) AS eviction",
     )
     .bind(request.environment_id.as_str())
     .fetch_optional(&mut **tx)
@@ -183,7 +186,8 @@ async fn live(tx: &mut Tx, request: &ScaleRequest) -> Result<std::result::Result
         )));
     }
     let (options, scaling) = read(tx, &id).await?;
-    Ok(Ok(Live { id, options, scaling }))
+    let evicted = get::<Option<String>>(&row, "eviction")?.is_some();
+    Ok(Ok(Live { id, options, scaling, evicted }))
 }
 
 /// The process with its present and its wanted scale.

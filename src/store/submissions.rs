@@ -241,8 +241,8 @@ async fn insert(
     let inserted = sqlx::query(
         "INSERT INTO deployments (id, workspace_id, project_id, environment_id, sequence, build_id, \
          idempotency_key, content_hash, branch, source, git_commit, build_options, run_options, status, \
-         submitted_by, purpose, variables, created_at, updated_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $15, $16, $17, $14, $14) \
+         submitted_by, purpose, variables, idle_timeout_ms, created_at, updated_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, 'pending', $15, $16, $17, $18, $14, $14) \
          ON CONFLICT (workspace_id, idempotency_key) DO NOTHING",
     )
     .bind(new.id.as_str())
@@ -262,6 +262,7 @@ async fn insert(
     .bind(new.submitted_by.0.as_str())
     .bind(new.purpose.as_str())
     .bind(json(&variables)?)
+    .bind(run.idle_timeout_ms.map(i64::from))
     .execute(&mut **tx)
     .await
     .map_err(database)?;

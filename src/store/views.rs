@@ -8,12 +8,14 @@ use launchway_workflows::{
     error::StepFailure,
     ids::{BuildId, DeploymentId, InvocationId, WorkspaceId},
     model::{BuiltImage, GitCommit, Routed, RunOptions, Sealed, Source},
-    ports::StoreError,
+    ports::{EvictionRecord, StoreError},
     status::DeploymentStatus,
 };
 use sqlx::{Any, AssertSqlSafe, any::AnyRow};
 
-use super::{Result, Store, database, from_json, get, optional_id, optional_json, parse};
+use super::{
+    Result, Store, database, evictions::eviction, from_json, get, optional_id, optional_json, parse,
+};
 
 /// A deployment with everything people ask about.
 #[derive(Debug, Clone)]
@@ -55,6 +57,8 @@ pub struct DeploymentView {
     pub environment_pinned: Option<DeploymentId>,
     /// supersede-queued or queue.
     pub queue_policy: String,
+    /// Whether its instances are stopped for want of requests.
+    pub eviction: Option<EvictionRecord>,
     /// Since when it makes no progress, and why.
     pub stalled: Option<(i64, String)>,
     /// The hostname of the environment, when it points here.
@@ -147,7 +151,7 @@ const DEPLOYMENT: &str = "SELECT d.id, d.workspace_id, d.project_id, p.slug AS p
     d.git_commit, d.build_id, d.run_options, d.status, d.attempt, d.invocation_id, d.image_reference, \
     d.image_digest, d.image_local_only, d.routed, d.failure, d.undone, d.source, d.restarted_at_step, \
     d.restarted_why, d.cancel_requested_at, d.stalled_since, d.stalled_why, d.created_at, d.updated_at, \
-    d.live_at, e.live_deployment_id, e.pinned_deployment_id, p.queue_policy, \
+    d.eviction, d.evicted_at, d.start_failure, d.live_at, e.live_deployment_id, e.pinned_deployment_id, p.queue_policy, \
     (SELECT m.name FROM domains m WHERE m.deployment_id = d.id AND m.kind = 'environment') \
     AS environment_domain, \
     (SELECT m.name FROM domains m WHERE m.deployment_id = d.id AND m.kind = 'commit') AS commit_domain \
@@ -340,6 +344,7 @@ fn view(row: &AnyRow) -> Result<DeploymentView> {
         environment_live: optional_id(row, "live_deployment_id")?,
         environment_pinned: optional_id(row, "pinned_deployment_id")?,
         queue_policy: get(row, "queue_policy")?,
+        eviction: eviction(row)?,
         stalled: pair(row, "stalled_since", "stalled_why")?,
         environment_domain: get(row, "environment_domain")?,
         commit_domain: get(row, "commit_domain")?,

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use super::{Adapters, SetupError, layout::Layout, secrets::Secrets};
 use crate::{
     config::{AccessLog, Config, read_secret},
-    control::{Control, RouteFeed, keep_journals},
+    control::{Control, Demand, IdleSettings, RouteFeed, keep_journals},
     gateway::{self, GatewayConfig},
     krane::{KraneClient, KraneService},
     restate::{RestateError, admin::AdminClient, ingress::IngressClient, workflows::Workflows},
@@ -215,9 +215,16 @@ impl Parts {
         storage: &S3Storage,
     ) -> Result<(), SetupError> {
         let krane = self.krane()?;
-        let feed = RouteFeed::new(store.clone(), krane.clone());
+        let idle = IdleSettings {
+            timeout: self.config.run.idle_timeout.get(),
+            report_every: self.config.gateway.report_every.get(),
+        };
+        let demand = Demand::new(store.clone(), self.ingress(), idle);
+        let feed = RouteFeed::new(store.clone(), krane.clone(), Arc::clone(&demand));
         self.feed = Some(Arc::clone(&feed));
         self.spawn_endless(Arc::clone(&feed).run());
+        let watched = Arc::clone(&feed);
+        self.spawn_endless(Arc::clone(&demand).evict_idle(move || watched.is_watched()));
         let control = Control {
             store: store.clone(),
             storage: storage.clone(),
@@ -230,6 +237,7 @@ impl Parts {
             max_context_bytes: self.config.storage.max_context_bytes,
             limits: Limits::of(&self.config.settings(), &self.config.recovery()),
             krane,
+            demand,
             routes: feed,
             vault: self.vault()?,
         };
@@ -270,6 +278,7 @@ impl Parts {
         };
         let core = Arc::new(Core {
             archive: store.clone(),
+            evictions: store.clone(),
             store,
             contexts: self.adapters.contexts(storage),
             builder,
@@ -374,6 +383,8 @@ impl Parts {
             stream_idle: gateway.stream_idle.get(),
             cooldown: gateway.cooldown.get(),
             repeat_safe: gateway.repeat_safe,
+            start_wait: gateway.start_wait.get(),
+            report_every: gateway.report_every.get(),
             drain: gateway.drain.get(),
             ..defaults
         }

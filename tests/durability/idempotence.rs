@@ -12,6 +12,7 @@ use serde_json::json;
 use crate::{
     builds, cleanup,
     effects::{assert_clean_slate, assert_single_effects, instances},
+    evictions::{evict, start},
     releases::release_to,
     scales::scale_to,
     support::{Installation, REPLICAS, eventually},
@@ -41,6 +42,9 @@ const OF_A_RELEASE: [&str; 5] =
     ["begin-release", "start-instances", "swap-routes", "find-retirable", "undo-start-instances"];
 const OF_A_SCALE: [&str; 3] = ["begin-scale", "apply-scale", "finish-scale"];
 const OF_A_SCALE_TAKEN_BACK: [&str; 1] = ["undo-scale"];
+const OF_AN_EVICTION: [&str; 2] = ["begin-eviction", "stop-evicted"];
+const OF_A_START: [&str; 3] = ["begin-start", "start-evicted", "finish-start"];
+const OF_A_START_TAKEN_BACK: [&str; 1] = ["undo-start"];
 const OF_A_CANCEL: [&str; 2] = ["note-position", "request-cancel"];
 const OF_A_WARNING: [&str; 1] = ["note-warning"];
 const OF_A_QUESTION: [&str; 1] = ["read-state"];
@@ -57,6 +61,9 @@ fn every_run_that_there_is_has_its_test() {
         &OF_A_RELEASE,
         &OF_A_SCALE,
         &OF_A_SCALE_TAKEN_BACK,
+        &OF_AN_EVICTION,
+        &OF_A_START,
+        &OF_A_START_TAKEN_BACK,
         &OF_A_CANCEL,
         &OF_A_WARNING,
         &OF_A_QUESTION,
@@ -264,6 +271,28 @@ async fn a_scale_whose_every_run_runs_twice_changes_once() {
     here.assert_ran_twice(&OF_A_SCALE_TAKEN_BACK);
     assert_eq!(instances(&here, &id), REPLICAS + 3);
     assert_eq!(here.view(&id).await.run_options.replicas, REPLICAS + 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_eviction_and_a_start_whose_every_run_runs_twice_stop_and_start_once() {
+    let here = Installation::together(&SETTINGS, &[("LAUNCHWAY_FAILPOINT_TRIES", "4")]).await;
+    let id = here.deploy("shop").await;
+    here.run_twice(&OF_AN_EVICTION);
+    assert_eq!(evict(&here, &id).await.unwrap(), json!(true));
+    here.assert_ran_twice(&OF_AN_EVICTION);
+    assert_eq!(instances(&here, &id), 0);
+    here.run_twice(&OF_A_START_TAKEN_BACK);
+    here.break_at("watch-instances", "exhaust", ErrorCode::RuntimeUnavailable);
+    let failed = start(&here, &id).await;
+    assert!(failed.is_err() || failed.as_ref().unwrap()["verdict"] == "failed", "{failed:?}");
+    here.release("watch-instances", "exhaust");
+    here.assert_ran_twice(&OF_A_START_TAKEN_BACK);
+    assert_eq!(instances(&here, &id), 0);
+    here.run_twice(&OF_A_START);
+    assert_eq!(start(&here, &id).await.unwrap()["verdict"], "done");
+    here.assert_ran_twice(&OF_A_START);
+    assert!(here.view(&id).await.eviction.is_none());
+    assert_single_effects(&here, &id).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ mod cluster;
 mod effects;
 mod endings;
 mod engine;
+mod evictions;
 mod failpoints;
 mod idempotence;
 /// Shared with the binary `launchway-instant`.

@@ -40,6 +40,10 @@ pub struct RunOptions {
     /// MiB; 0: the environment's default.
     #[serde(default)]
     pub memory_mib: u64,
+    /// Milliseconds without requests after which its instances are stopped until
+    /// the next one; 0: never, none: as the server is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_ms: Option<u32>,
     /// By name. Empty: one named [`WEB`], from the fields above.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub processes: BTreeMap<String, Process>,
@@ -100,6 +104,13 @@ pub struct Process {
     /// MiB; 0: the deployment's.
     #[serde(default)]
     pub memory_mib: u64,
+}
+
+impl Process {
+    /// Whether requests go to the process of this name.
+    pub fn is_routed(&self, name: &str) -> bool {
+        name == WEB || self.port.is_some()
+    }
 }
 
 /// A command that prepares a rollout, such as a migration of a database.

@@ -47,6 +47,7 @@ fn top(table: Table, problems: &mut Vec<String>) -> ProjectFile {
             memory_mib: top.number("memory", "256").unwrap_or_default(),
             stop_signal: top.text("stop_signal"),
             drain_ms: top.millis("drain", "15s"),
+            idle_timeout_ms: top.millis("idle_timeout", "30m"),
             release: release(&mut top),
             ..RunOptions::default()
         },

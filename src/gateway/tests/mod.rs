@@ -2,6 +2,7 @@
 
 mod abuse;
 mod access;
+mod demand;
 mod failover;
 mod feed;
 mod pages;

@@ -129,6 +129,10 @@ pub fn retired(host: &str) -> Route {
     Route { state: RouteState::Retired.into(), ..route(host, &[]) }
 }
 
+pub fn evicted(host: &str) -> Route {
+    Route { state: RouteState::Evicted.into(), ..route(host, &[]) }
+}
+
 pub fn snapshot(version: u64, routes: Vec<Route>) -> RouteUpdate {
     RouteUpdate { version, snapshot: true, routes, removed_hosts: vec![] }
 }
@@ -146,6 +150,7 @@ pub struct Control {
     pub address: SocketAddr,
     updates: mpsc::Sender<Result<RouteUpdate, Status>>,
     pub applied: watch::Receiver<u64>,
+    reports: mpsc::UnboundedReceiver<WatchRoutesRequest>,
     /// The `authorization` of the last feed.
     pub bearer: Arc<std::sync::Mutex<Option<String>>>,
     server: JoinHandle<()>,
@@ -154,6 +159,7 @@ pub struct Control {
 struct Feed {
     updates: tokio::sync::Mutex<Option<Updates>>,
     applied: Arc<watch::Sender<u64>>,
+    reports: mpsc::UnboundedSender<WatchRoutesRequest>,
     bearer: Arc<std::sync::Mutex<Option<String>>>,
 }
 
@@ -171,11 +177,12 @@ impl RouteService for Feed {
             request.metadata().get("authorization").map(|v| v.to_str().unwrap().to_owned());
         *self.bearer.lock().unwrap() = bearer;
         let mut requests = request.into_inner();
-        let applied = Arc::clone(&self.applied);
+        let (applied, reports) = (Arc::clone(&self.applied), self.reports.clone());
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
                 assert!(!request.gateway_id.is_empty());
                 applied.send_replace(request.applied_version);
+                let _ = reports.send(request);
             }
         });
         Ok(tonic::Response::new(ReceiverStream::new(updates)))
@@ -196,10 +203,12 @@ impl Control {
         let address = listener.local_addr().unwrap();
         let (updates, feed) = mpsc::channel(64);
         let (acknowledged, applied) = watch::channel(u64::MAX);
+        let (reporting, reports) = mpsc::unbounded_channel();
         let bearer = Arc::default();
         let feed = Feed {
             updates: tokio::sync::Mutex::new(Some(feed)),
             applied: Arc::new(acknowledged),
+            reports: reporting,
             bearer: Arc::clone(&bearer),
         };
         let server = tokio::spawn(async move {
@@ -209,7 +218,7 @@ impl Control {
                 .await
                 .unwrap();
         });
-        Self { address, updates, applied, bearer, server }
+        Self { address, updates, applied, reports, bearer, server }
     }
 
     /// Publishes and waits until the gateway routes by it.
@@ -233,6 +242,21 @@ impl Control {
             .await
             .expect("the gateway acknowledges in time")
             .expect("the feed is open");
+    }
+
+    async fn report(&mut self) -> WatchRoutesRequest {
+        let report = timeout(PATIENCE, self.reports.recv()).await;
+        report.expect("the gateway reports in time").expect("the feed is open")
+    }
+
+    /// Waits until a request waits for the deployment.
+    pub async fn wanted(&mut self, deployment_id: &str) {
+        while !self.report().await.wanted_deployment_ids.iter().any(|id| id == deployment_id) {}
+    }
+
+    /// What the next report says of requests.
+    pub async fn active(&mut self) -> Vec<String> {
+        self.report().await.active_deployment_ids
     }
 
     /// Ends the process, as a kill would: the connections break.

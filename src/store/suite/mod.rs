@@ -6,6 +6,7 @@ mod databases;
 mod depot;
 mod domains;
 mod environments;
+mod evictions;
 mod interleavings;
 mod journals;
 mod releases;

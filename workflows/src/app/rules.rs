@@ -22,6 +22,8 @@ const MAX_PATH: usize = 1024;
 const MAX_COMMAND: usize = 32 * 1024;
 /// Longest drain, in milliseconds.
 const MAX_DRAIN_MS: u32 = 60_000;
+/// Idle timeouts, in milliseconds: from a second, which is for trials, to 30 days.
+const IDLE_MS: std::ops::RangeInclusive<u32> = 1000..=2_592_000_000;
 /// What engines take.
 const CPU: std::ops::RangeInclusive<u32> = 10..=1_000_000;
 const MEMORY: std::ops::RangeInclusive<u64> = 6..=16_777_216;
@@ -88,6 +90,11 @@ impl Problems {
                 format!("drain = {drain} ms is refused: give whole seconds from 1s to 60s")
             });
         }
+        if let Some(idle) = options.idle_timeout_ms {
+            self.rule(idle == 0 || IDLE_MS.contains(&idle), || {
+                format!("idle_timeout = {idle} ms is refused: give 1s to 30d, or 0s for never")
+            });
+        }
     }
 
     fn processes(&mut self, options: &RunOptions) {
@@ -129,7 +136,7 @@ impl Problems {
         });
         self.command(&format!("{at}.command"), &process.command);
         if let Some(health) = &process.health {
-            self.health(&format!("{at}.health"), health, name == WEB || process.port.is_some());
+            self.health(&format!("{at}.health"), health, process.is_routed(name));
         }
     }
 

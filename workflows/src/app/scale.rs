@@ -58,6 +58,10 @@ impl RunOptions {
     pub fn with_defaults(mut self, defaults: &Scales) -> Self {
         let of = |name: &str| defaults.get(name).copied().unwrap_or_default();
         let or = |asked: u32, default: u32| if asked > 0 { asked } else { default };
+        // What works without requests is not idle when there are none.
+        if self.all_processes().iter().any(|(name, process)| !process.is_routed(name)) {
+            self.idle_timeout_ms.get_or_insert(0);
+        }
         if self.processes.is_empty() {
             let web = of(WEB);
             self.replicas = or(self.replicas, web.replicas).max(1);

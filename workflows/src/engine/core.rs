@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{janitor::Retention, readiness::ReadinessWatcher};
 use crate::ports::{
-    Archive, Builder, ContextStore, Invocations, OpenapiScraper, RouteAnnouncer, Runtime, Store,
-    Unsealer,
+    Archive, Builder, ContextStore, Evictions, Invocations, OpenapiScraper, RouteAnnouncer,
+    Runtime, Store, Unsealer,
 };
 
 /// Limits and names, validated by the configuration.
@@ -41,6 +41,8 @@ pub struct Core {
     pub store: Arc<dyn Store>,
     /// The same, for what is past its retention.
     pub archive: Arc<dyn Archive>,
+    /// The same, for what nobody asks for anything.
+    pub evictions: Arc<dyn Evictions>,
     /// Object store.
     pub contexts: Arc<dyn ContextStore>,
     /// Builder.

@@ -4,15 +4,20 @@ use std::{collections::BTreeMap, time::Duration};
 
 use restate_sdk::prelude::*;
 
-use super::core::Core;
+use super::core::{Core, Settings};
 use crate::{
     error::{ErrorCode, StepError, StepFailure},
-    ids::WorkspaceId,
+    ids::{DeploymentId, WorkspaceId},
     model::{DeploymentPlan, Sealed},
-    ports::{RunInputs, RunSpec, Unsealer},
+    ports::{Guarded, RunInputs, RunSpec, Unsealer},
     secret::Secret,
+    status::DeploymentStatus,
 };
 
+/// Starting the instances of one deployment, once: an image may have to be pulled.
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(600);
+/// From the last request that instances are sent until they are asked to end.
+const DRAIN: Duration = Duration::from_secs(5);
 /// Changes of what is recorded that come while it is applied, before somebody
 /// is taken to do nothing else.
 const ROUNDS: u32 = 10;
@@ -86,4 +91,41 @@ pub(crate) async fn apply_recorded(
     }
     let message = format!("the scale of `{id}` was changed again each time it was applied");
     Err(StepError::transient(ErrorCode::Internal, message))
+}
+
+/// [`apply_recorded`], unless the deployment is evicted, or is retired meanwhile:
+/// then what was started for nothing is stopped again.
+pub(crate) async fn apply_while_wanted(
+    core: &Core,
+    plan: &DeploymentPlan,
+    image: &str,
+) -> Result<(), StepError> {
+    let id = &plan.deployment_id;
+    if core.evictions.is_evicted(id).await? {
+        return Ok(());
+    }
+    if is_wanted(core, id).await? {
+        apply_recorded(core, plan, image).await?;
+        if is_wanted(core, id).await? {
+            return Ok(());
+        }
+        // From here on no release can make it live while its instances go.
+        if core.store.retire_again(id).await? == Guarded::Applied {
+            core.runtime.delete(plan.environment_id.as_str(), id).await?;
+            core.store.finish_retirement(id).await?;
+        }
+    }
+    let message = format!("deployment `{id}` was retired while its instances were started");
+    Err(StepError::permanent(ErrorCode::Overtaken, message))
+}
+
+async fn is_wanted(core: &Core, id: &DeploymentId) -> Result<bool, StepError> {
+    let status = core.store.settled_since(id).await?.map(|(status, _)| status);
+    Ok(matches!(status, Some(DeploymentStatus::Live | DeploymentStatus::Ready)))
+}
+
+/// Milliseconds from the commit that takes requests away from instances until they
+/// are asked to end.
+pub(crate) fn drain(settings: &Settings) -> u64 {
+    u64::try_from(DRAIN.min(settings.retire_after).as_millis()).unwrap_or(u64::MAX)
 }

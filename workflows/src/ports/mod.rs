@@ -6,6 +6,7 @@
 
 mod builder;
 mod cleanup;
+mod eviction;
 mod invocations;
 mod records;
 mod runtime;
@@ -13,6 +14,7 @@ mod store;
 
 pub use builder::*;
 pub use cleanup::*;
+pub use eviction::*;
 pub use invocations::*;
 pub use records::*;
 pub use runtime::*;

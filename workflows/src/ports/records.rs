@@ -189,8 +189,10 @@ pub struct ReleaseTarget {
     pub plan: DeploymentPlan,
     /// What it runs, pinned.
     pub image: String,
-    /// Its instances are stopped.
+    /// Its instances are stopped, for it was retired.
     pub retired: bool,
+    /// They are stopped, or about to be, for nobody asked for them.
+    pub evicted: bool,
     /// How often they have been stopped so far.
     pub stops: i64,
 }
@@ -255,6 +257,9 @@ pub struct ScaleTarget {
     pub to: Scale,
     /// Milliseconds from the signal to end until an instance is killed.
     pub drain_ms: Option<u32>,
+    /// Its instances are stopped, or about to be, for nobody asked for them.
+    #[serde(default)]
+    pub evicted: bool,
 }
 
 impl ScaleTarget {

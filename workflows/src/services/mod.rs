@@ -1,5 +1,6 @@
 //! The Restate services. Calls go one way only:
-//! `Deployments → Deployment | Release | Scale → Waits | BuildSlots | Routing | Retirement`.
+//! `Deployments → Deployment | Release | Scale → Eviction → Waits | BuildSlots | Routing |
+//! Retirement`.
 
 // The SDK's macros generate clients without documentation.
 #![allow(missing_docs)]
@@ -7,6 +8,7 @@
 pub mod build_slots;
 pub mod deployment;
 pub mod deployments;
+pub mod eviction;
 pub mod janitor;
 pub mod release;
 pub mod retirement;
@@ -26,7 +28,7 @@ use crate::engine::core::Core;
 /// Version of the journals: the order, names and kinds of every handler's
 /// entries. It ends the worker's URI, so that Restate never replays a journal
 /// on code that would write another one.
-const JOURNAL_VERSION: u32 = 4;
+const JOURNAL_VERSION: u32 = 5;
 
 /// See [`JOURNAL_VERSION`]. Tests of upgrades name another one.
 pub fn journal_version() -> u32 {
@@ -74,6 +76,7 @@ pub fn bind(endpoint: Builder, core: &Arc<Core>) -> Builder {
         .bind(with(routing::Routing::new(core()), internal()))
         .bind(with(release::Release::new(core()), options()))
         .bind(with(scale::Scale::new(core()), options()))
+        .bind(with(eviction::Eviction::new(core()), options()))
         .bind(with(retirement::Retirement::new(core()), options()))
         .bind(with(janitor::Janitor::new(core()), options()))
 }

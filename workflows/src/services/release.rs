@@ -2,13 +2,14 @@
 //! its deployments (rollback, promote), which may have to be started first.
 //! Keyed apart from `Routing`, because that may take minutes.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use restate_sdk::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    eviction::{EvictionClient, Started},
     retirement::RetirementClient,
     routing::{RoutingClient, SwapRequest, Swapped},
     waits::{ReadyRequest, WaitsClient},
@@ -18,7 +19,7 @@ use crate::{
         core::Core,
         readiness::ReadyVerdict,
         run::bounded_run,
-        running::{apply_recorded, started_within},
+        running::{START_LIMIT, apply_recorded, started_within},
     },
     error::StepFailure,
     ids::DeploymentId,
@@ -28,8 +29,6 @@ use crate::{
 /// A target that retires between its check and the swap is started again;
 /// more than this is somebody retiring it in a loop.
 const ROUNDS: u32 = 5;
-/// Starting the instances, once: an image may have to be pulled.
-const START_LIMIT: Duration = Duration::from_secs(600);
 
 /// Input of `run`. Which workspace it is in was checked by the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -105,7 +104,8 @@ impl Release {
             match self.start_and_swap(&ctx, &request, &target).await {
                 Ok(Swapped::Done { domain, previous }) => {
                     self.retire_left(&ctx, &request.target_deployment_id).await;
-                    return Ok(Json(Released::Done { domain, previous, started: target.retired }));
+                    let started = target.retired || target.evicted;
+                    return Ok(Json(Released::Done { domain, previous, started }));
                 }
                 Ok(Swapped::Again) => {}
                 Ok(Swapped::Refused(reason)) => {
@@ -149,6 +149,9 @@ impl Release {
         request: &ReleaseRequest,
         target: &ReleaseTarget,
     ) -> Result<Swapped, NotMoved> {
+        if target.evicted {
+            self.start_evicted(ctx, target).await?;
+        }
         self.ensure_ready(ctx, target).await?;
         let swap = SwapRequest { release: request.clone(), stops: target.stops };
         let routing = ctx.object_client::<RoutingClient>(target.plan.environment_id.as_str());
@@ -166,6 +169,19 @@ impl Release {
         })
         .await?;
         Ok(start)
+    }
+
+    /// By the object that may be about to stop it.
+    async fn start_evicted(
+        &self,
+        ctx: &ObjectContext<'_>,
+        target: &ReleaseTarget,
+    ) -> Result<(), NotMoved> {
+        let id = target.plan.deployment_id.as_str();
+        match ctx.object_client::<EvictionClient>(id).start().call().await?.0 {
+            Started::Done | Started::Nothing => Ok(()),
+            Started::Failed(failure) => Err(NotMoved::Failed(failure)),
+        }
     }
 
     /// Applying is idempotent: instances that run already are left alone.

@@ -3,32 +3,29 @@
 //! next ones. What is recorded goes first: whoever starts instances of the
 //! deployment meanwhile starts what is recorded.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use restate_sdk::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::waits::{ReadyRequest, WaitsClient};
+use super::{
+    eviction::{EvictionClient, Started},
+    waits::{ReadyRequest, WaitsClient},
+};
 use crate::{
     app,
     engine::{
         core::Core,
         readiness::ReadyVerdict,
         run::{bounded_run, uncancelled_run},
-        running::{apply_recorded, started_within},
+        running::{START_LIMIT, apply_while_wanted, drain, started_within},
     },
-    error::{ErrorCode, StepError, StepFailure},
+    error::{StepError, StepFailure},
     ids::{DeploymentId, EnvironmentId, InvocationId},
     ports::{Guarded, ScaleStart, ScaleTarget},
-    status::DeploymentStatus,
 };
-
-/// Applying once: an image may have to be pulled.
-const APPLY_LIMIT: Duration = Duration::from_secs(600);
-/// From the last request that an instance is sent until it is asked to end.
-const DRAIN: Duration = Duration::from_secs(5);
 
 /// Input of `run`. Which workspace it is in was checked by the caller.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -166,10 +163,11 @@ impl Scale {
         ctx: &ObjectContext<'_>,
         target: &ScaleTarget,
     ) -> Result<(), NotScaled> {
-        if target.drains() {
-            let pause = DRAIN.min(self.core.settings.retire_after);
-            let millis = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-            ctx.service_client::<WaitsClient>().pause(Json(millis)).call().await?;
+        if target.evicted {
+            self.start(ctx, target).await?;
+        } else if target.drains() {
+            let pause = drain(&self.core.settings);
+            ctx.service_client::<WaitsClient>().pause(Json(pause)).call().await?;
         }
         self.apply(ctx, target).await?;
         let request = ReadyRequest {
@@ -192,10 +190,20 @@ impl Scale {
         Ok(())
     }
 
+    /// It starts with the scale that is recorded now.
+    async fn start(&self, ctx: &ObjectContext<'_>, target: &ScaleTarget) -> Result<(), NotScaled> {
+        let id = target.plan.deployment_id.as_str();
+        match ctx.object_client::<EvictionClient>(id).start().call().await?.0 {
+            Started::Done | Started::Nothing => Ok(()),
+            Started::Failed(failure) => Err(NotScaled::Failed(failure)),
+        }
+    }
+
     async fn apply(&self, ctx: &ObjectContext<'_>, target: &ScaleTarget) -> Result<(), NotScaled> {
         let (core, target) = (Arc::clone(&self.core), target.clone());
         let Json(failed) = bounded_run!(ctx, "apply-scale", move || async move {
-            started_within(APPLY_LIMIT, apply(&core, &target)).await
+            let applying = apply_while_wanted(&core, &target.plan, &target.image);
+            started_within(START_LIMIT, applying).await
         })
         .await?;
         failed.map_or(Ok(()), |failure| Err(NotScaled::Failed(failure)))
@@ -215,7 +223,8 @@ impl Scale {
                     return Ok(());
                 }
                 core.announcer.announce().await;
-                if let Err(StepError::Transient(failure)) = apply(&core, &target).await {
+                let applied = apply_while_wanted(&core, &target.plan, &target.image).await;
+                if let Err(StepError::Transient(failure)) = applied {
                     return Err(failure.to_string().into());
                 }
                 // What stands in the way for good was said as what has failed.
@@ -239,28 +248,4 @@ impl Scale {
         let by = || InvocationId(ctx.invocation_id().to_owned());
         uncancelled_run(ctx, name, || action(Arc::clone(&self.core), by())).await
     }
-}
-
-/// Leaves what is recorded, unless the deployment was retired meanwhile: then
-/// what was started for nothing is stopped again.
-async fn apply(core: &Core, target: &ScaleTarget) -> Result<(), StepError> {
-    let id = &target.plan.deployment_id;
-    if runs(core, id).await? {
-        apply_recorded(core, &target.plan, &target.image).await?;
-        if runs(core, id).await? {
-            return Ok(());
-        }
-        // From here on no release can make it live while its instances go.
-        if core.store.retire_again(id).await? == Guarded::Applied {
-            core.runtime.delete(target.plan.environment_id.as_str(), id).await?;
-            core.store.finish_retirement(id).await?;
-        }
-    }
-    let message = format!("deployment `{id}` was retired while its scale was changed");
-    Err(StepError::permanent(ErrorCode::Overtaken, message))
-}
-
-async fn runs(core: &Core, id: &DeploymentId) -> Result<bool, StepError> {
-    let status = core.store.settled_since(id).await?.map(|(status, _)| status);
-    Ok(matches!(status, Some(DeploymentStatus::Live | DeploymentStatus::Ready)))
 }

@@ -16,7 +16,7 @@ use crate::{
     engine::{core::Settings, reconcile::RecoverySettings, undo::Undone},
     error::StepFailure,
     ids::DeploymentId,
-    ports::WorkflowState,
+    ports::{EvictionRecord, WorkflowState},
     status::DeploymentStatus,
     step::Step,
 };
@@ -44,6 +44,8 @@ pub struct Facts {
     pub running: Option<Running>,
     /// The last step that the attempt has begun.
     pub last_step: Option<Step>,
+    /// Whether its instances are stopped for want of requests.
+    pub eviction: Option<EvictionRecord>,
     /// Since when it makes no progress, and why.
     pub stalled: Option<(i64, String)>,
     /// Somebody has asked for cancellation.

@@ -7,11 +7,17 @@ use super::{
 use crate::{
     engine::retry::restart_point,
     error::{ErrorCode, StepFailure},
+    ports::{EvictionRecord, EvictionState},
     status::DeploymentStatus,
     step::Step,
 };
 
 pub(super) fn story(facts: &Facts, limits: &Limits) -> Story {
+    if let (DeploymentStatus::Live | DeploymentStatus::Ready, Some(eviction)) =
+        (facts.status, &facts.eviction)
+    {
+        return evicted(facts, eviction);
+    }
     let story = match facts.status {
         DeploymentStatus::Live => live(facts, limits),
         DeploymentStatus::Ready => ready(facts, limits),
@@ -81,6 +87,44 @@ fn ready(facts: &Facts, limits: &Limits) -> Story {
         next: Some(format!("It goes on running. {}", kept(facts, limits))),
         remedy: vec![format!("`launchway promote {id}` makes {environment} serve it.")],
         ..Story::default()
+    }
+}
+
+/// It keeps its domains; requests for them wait until it has started.
+fn evicted(facts: &Facts, eviction: &EvictionRecord) -> Story {
+    let (id, subject) = (&facts.deployment_id, subject(facts));
+    let ago = span(facts.now - eviction.since);
+    let (tells, waiting_for, next) = match eviction.state {
+        EvictionState::Evicting => (
+            format!("{subject} has been stopping its instances for {ago}: nobody asked for it."),
+            "its instances to stop",
+            "Requests wait from now on; the first one starts it again.",
+        ),
+        EvictionState::Evicted => (
+            format!(
+                "{subject} is evicted: nobody asked for it, and its instances were stopped {ago} ago."
+            ),
+            "the first request",
+            "That request starts it, and is answered once an instance is ready.",
+        ),
+        EvictionState::Starting => (
+            format!("{subject} was evicted {ago} ago and is being started again."),
+            "its instances to be ready",
+            "Requests that wait are answered by the first instance that is ready.",
+        ),
+    };
+    let mut told = vec![tells];
+    let failed = eviction.start_failure.as_ref();
+    told.extend(failed.map(|cause| format!("Its last start has failed: {}.", failure(cause))));
+    Story {
+        told,
+        since: eviction.since,
+        waiting_for: Some(waiting_for.to_owned()),
+        next: Some(next.to_owned()),
+        remedy: vec![format!(
+            "`launchway promote {id}` starts it without a request; `idle_timeout = \"0s\"` in launchway.toml \
+             keeps the next one running."
+        )],
     }
 }
 

@@ -83,6 +83,7 @@ fn facts(status: DeploymentStatus) -> Facts {
         builds: true,
         last_step: step.as_ref().map(|running| running.step),
         running: step,
+        eviction: None,
         stalled: None,
         cancelling: false,
         failure: None,

@@ -1,0 +1,97 @@
+//! Deployments that are evicted: their requests wait, and nobody else is asked for.
+
+use std::time::Duration;
+
+use http_body_util::BodyExt;
+use tokio::time::Instant;
+
+use super::support::*;
+
+const SOON: Duration = Duration::from_millis(50);
+
+#[tokio::test]
+async fn a_request_for_an_evicted_deployment_has_it_started_and_is_answered() {
+    let app = Instance::mirror().await;
+    let mut setup = Setup::new(vec![evicted("app.localhost")]).await;
+    let post = "POST /cart HTTP/1.1\r\nhost: app.localhost\r\ncontent-length: 4\r\nconnection: close\r\n\r\nmilk";
+    let (answer, ()) = tokio::join!(setup.gateway.raw(post.as_bytes()), async {
+        setup.control.wanted("dep_app").await;
+        setup.control.publish(change(2, vec![route("app.localhost", &[app.address])], &[])).await;
+    });
+    let (status, body) = split(&answer);
+    assert_eq!(status, 200, "{answer}");
+    assert!(body.starts_with("POST /cart") && body.ends_with("milk"), "{body}");
+}
+
+#[tokio::test]
+async fn a_start_that_takes_too_long_is_told_with_the_way_to_the_reason() {
+    let adjust = |config: &mut crate::gateway::GatewayConfig| config.start_wait = SOON;
+    let setup = Setup::with(vec![evicted("app.localhost")], adjust).await;
+    let request = "GET / HTTP/1.1\r\nhost: app.localhost\r\naccept: application/json\r\nconnection: close\r\n\r\n";
+    let answer = setup.gateway.raw(request.as_bytes()).await;
+    let (status, body) = split(&answer);
+    let page: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, page["error"]["code"].as_str()), (503, Some("not_started")), "{answer}");
+    assert!(page["error"]["remedy"].as_str().unwrap().contains("launchway why dep_app"), "{body}");
+    assert!(answer.contains("retry-after: 5"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_host_that_is_taken_away_while_requests_wait_is_unknown() {
+    let mut setup = Setup::new(vec![evicted("app.localhost")]).await;
+    let ((status, _), ()) = tokio::join!(setup.gateway.get("app.localhost", "/"), async {
+        setup.control.wanted("dep_app").await;
+        setup.control.publish(change(2, vec![], &["app.localhost"])).await;
+    });
+    assert_eq!(status, 404);
+}
+
+#[tokio::test]
+async fn the_control_plane_is_asked_again_after_it_came_back() {
+    let app = Instance::named("hello").await;
+    let setup = Setup::new(vec![evicted("app.localhost")]).await;
+    let Setup { gateway, mut control, dir: _dir } = setup;
+    let ((status, body), _control) = tokio::join!(gateway.get("app.localhost", "/"), async {
+        control.wanted("dep_app").await;
+        // Killed before it has done anything.
+        let mut control = Control::on(control.stop().await).await;
+        control.send(snapshot(1, vec![evicted("app.localhost")])).await;
+        control.wanted("dep_app").await;
+        control.publish(change(2, vec![route("app.localhost", &[app.address])], &[])).await;
+        control
+    });
+    assert_eq!((status, body.as_str()), (200, "hello"));
+}
+
+#[tokio::test]
+async fn requests_and_open_streams_are_reported_and_silence_is_not() {
+    let (sender, stream) = channel_body();
+    let stream = std::sync::Arc::new(std::sync::Mutex::new(Some(stream)));
+    let streaming = Instance::start(move |_| {
+        let body = stream.lock().unwrap().take().unwrap();
+        async move { hyper::Response::new(body) }
+    });
+    let (streaming, asked) = (streaming.await, Instance::named("hello").await);
+    let routes = vec![
+        route("stream.localhost", &[streaming.address]),
+        route("asked.localhost", &[asked.address]),
+        route("silent.localhost", &[asked.address]),
+    ];
+    let adjust = |config: &mut crate::gateway::GatewayConfig| config.report_every = SOON;
+    let mut setup = Setup::with(routes, adjust).await;
+    let mut client = h1_client(setup.address()).await;
+    let request = hyper::Request::get("/").header("host", "stream.localhost");
+    let response = client.send_request(request.body(text("")).unwrap()).await.unwrap();
+    setup.gateway.get("asked.localhost", "/").await;
+    // The request counts once, the stream for as long as it is open.
+    let begun = Instant::now();
+    let mut seen = Vec::new();
+    while seen.iter().filter(|id| *id == "dep_stream").count() < 4 {
+        seen.extend(setup.control.active().await);
+        assert!(begun.elapsed() < PATIENCE, "{seen:?}");
+    }
+    assert_eq!(seen.iter().filter(|id| *id == "dep_asked").count(), 1, "{seen:?}");
+    assert!(!seen.contains(&"dep_silent".to_owned()), "{seen:?}");
+    drop(sender);
+    response.into_body().collect().await.unwrap();
+}
