@@ -1,12 +1,7 @@
 //! Deployments that nobody asks for, on the Docker engine and behind the gateway:
 //! stopped, started by the first request, and never while somebody is there.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, os::unix::fs::PermissionsExt, thread, time::Instant};
 
 use crate::support::{App, Installation, eventually, request, text};
 
@@ -24,7 +19,7 @@ fn evicted(here: &Installation, id: &str) {
 
 fn shop(greeting: &str) -> App {
     let app = App::new(greeting, "");
-    std::fs::write(app.path().join("launchway.toml"), "project = \"shop\"\n").unwrap();
+    fs::write(app.path().join("launchway.toml"), "project = \"shop\"\n").unwrap();
     app
 }
 
@@ -73,22 +68,17 @@ fn what_nobody_asks_for_is_stopped_and_the_first_requests_start_it() {
 fn an_open_connection_and_a_running_command_keep_a_deployment_up() {
     let here = Installation::start_with(&IDLE);
     let app = shop("hello");
-    // Its answer takes as long as the test wants.
-    std::fs::write(
-        app.path().join("launchway.toml"),
-        "project = \"shop\"\n[processes.web]\nport = 8080\nhealth = { tcp = true }\n\
-         command = [\"/bin/busybox\", \"nc\", \"-lk\", \"-p\", \"8080\", \"-e\", \"/bin/busybox\", \"sh\", \"-c\", \
-         \"printf 'HTTP/1.1 200 OK\\\\r\\\\ntransfer-encoding: chunked\\\\r\\\\n\\\\r\\\\n2\\\\r\\\\nhi\\\\r\\\\n'; sleep 4; printf '0\\\\r\\\\n\\\\r\\\\n'\"]\n",
+    let slow = app.path().join("www/cgi-bin/slow");
+    fs::create_dir(slow.parent().unwrap()).unwrap();
+    fs::write(
+        &slow,
+        "#!/bin/busybox sh\nprintf 'Content-Type: text/plain\\r\\n\\r\\n'\nsleep 4\necho done\n",
     )
     .unwrap();
+    fs::set_permissions(&slow, fs::Permissions::from_mode(0o755)).unwrap();
     let id = here.deploy(app.path(), &[])["deployment_id"].as_str().unwrap().to_owned();
-    let mut stream = TcpStream::connect(here.address("gateway.bind")).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    let request = format!("GET / HTTP/1.1\r\nhost: {HOST}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.ends_with("0\r\n\r\n"), "the response was broken off: {answer:?}");
+    let answer = here.get(HOST, "/cgi-bin/slow");
+    assert_eq!((answer.status, answer.body.trim()), (200, "done"), "it was broken off");
     let command = ["exec", &id, "--", "/bin/busybox", "sh", "-c", "sleep 4; echo done"];
     let output = here.run(&command);
     assert!(output.status.success() && text(&output).contains("done"), "{}", text(&output));

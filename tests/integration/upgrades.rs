@@ -81,6 +81,7 @@ fn handlers_journal_what_this_version_of_the_journal_says() {
         "run.keep_running=0",
         "recovery.every=1s",
         "recovery.grace=1s",
+        "gateway.report_every=200ms",
     ];
     let here = Installation::start_with(&settings);
     play(&here);
@@ -134,6 +135,21 @@ fn play(here: &Installation) {
     for replicas in ["2", "1"] {
         here.json(&["scale", replicas, "--project", "shop"]);
     }
+
+    let quiet = App::new("quiet", "");
+    fs::write(quiet.path().join("launchway.toml"), "idle_timeout = \"1s\"\n").unwrap();
+    let quiet = here.submit(quiet.path(), &["-p", "quiet"]);
+    let evicted = || {
+        eventually("it is evicted", || {
+            (here.inspect(&quiet)["eviction"]["state"] == "evicted").then_some(())
+        });
+    };
+    evicted();
+    assert_eq!(here.get("quiet-preview-local.localhost", "/").body, "quiet");
+    evicted();
+    here.json(&["promote", &quiet]);
+    evicted();
+    here.json(&["scale", "2", "--project", "quiet"]);
 
     let exits = App::with_dockerfile(
         "",

@@ -105,7 +105,7 @@ fn evicted(facts: &Facts, eviction: &EvictionRecord) -> Story {
                 "{subject} is evicted: nobody asked for it, and its instances were stopped {ago} ago."
             ),
             "the first request",
-            "That request starts it, and is answered once an instance is ready.",
+            "The first request starts it, and is answered once an instance is ready.",
         ),
         EvictionState::Starting => (
             format!("{subject} was evicted {ago} ago and is being started again."),
@@ -115,7 +115,7 @@ fn evicted(facts: &Facts, eviction: &EvictionRecord) -> Story {
     };
     let mut told = vec![tells];
     let failed = eviction.start_failure.as_ref();
-    told.extend(failed.map(|cause| format!("Its last start has failed: {}.", failure(cause))));
+    told.extend(failed.map(|cause| format!("Its last start has failed: {}", failure(cause))));
     Story {
         told,
         since: eviction.since,

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 use super::*;
 use crate::{
     error::{ErrorCode, StepFailure},
-    ports::WorkflowState,
+    ports::{EvictionRecord, EvictionState, WorkflowState},
 };
 
 const NOW: i64 = 1_790_000_000_000;
@@ -235,8 +235,20 @@ fn cases() -> Vec<(&'static str, Facts)> {
     );
     let slot =
         StepFailure::new(ErrorCode::BuilderUnavailable, "no build slot became free within 7200 s");
+    let evicted = |state, start_failure| {
+        let since = NOW - 40 * MINUTE;
+        let eviction = Some(EvictionRecord { state, since, start_failure });
+        Facts { eviction, ..facts(S::Live) }
+    };
     let again = facts(S::Building).running.map(|running| Running { tries: 2, ..running });
     vec![
+        ("evicting", evicted(EvictionState::Evicting, None)),
+        ("evicted", evicted(EvictionState::Evicted, None)),
+        (
+            "evicted-start-failed",
+            evicted(EvictionState::Evicted, of_code(ErrorCode::NotReady).failure),
+        ),
+        ("evicted-starting", evicted(EvictionState::Starting, None)),
         ("building-tried-again", failing(S::Building, ErrorCode::BuilderUnavailable, 3)),
         ("building-interrupted", Facts { running: again, ..facts(S::Building) }),
         ("building-between-steps", Facts { running: None, ..facts(S::Building) }),
@@ -404,11 +416,10 @@ fn every_text_names_the_deployment_and_what_to_do_where_it_did_not_end_well() {
         let explanation = explain(&facts, &limits());
         assert!(explanation.paragraph.contains(facts.deployment_id.as_str()), "{name}");
         assert!(explanation.remedy.is_some(), "{name}");
-        assert_eq!(
-            explanation.waiting_for.is_some(),
-            { !facts.status.is_settled() || facts.status == DeploymentStatus::Retiring },
-            "{name}"
-        );
+        let waits = !facts.status.is_settled()
+            || facts.status == DeploymentStatus::Retiring
+            || facts.eviction.is_some();
+        assert_eq!(explanation.waiting_for.is_some(), waits, "{name}");
         if let (DeploymentStatus::Failed, Some(failure)) = (facts.status, &facts.failure) {
             let page = format!("docs/errors/{}.md", failure.code);
             assert!(explanation.paragraph.contains(&page), "{name}");
