@@ -18,8 +18,9 @@ use super::{
 
 /// Deployments noted by one statement.
 const NOTED_AT_ONCE: usize = 200;
-/// An eviction that takes longer was ended from outside: it is taken up again.
-const ENDED_FROM_OUTSIDE: i64 = 10 * 60 * 1000;
+/// An eviction or a start that takes longer was ended from outside: it is taken up
+/// again.
+const ENDED_FROM_OUTSIDE: i64 = 20 * 60 * 1000;
 
 /// From the columns `eviction`, `evicted_at` and `start_failure`.
 pub(super) fn eviction(row: &AnyRow) -> Result<Option<EvictionRecord>> {
@@ -50,7 +51,8 @@ impl Store {
              FROM deployments d JOIN environments e ON e.id = d.environment_id \
              WHERE d.status IN ('live', 'ready') AND d.scaling IS NULL) i \
              WHERE i.timeout > 0 AND i.active_at + i.timeout < $2 AND (i.eviction IS NULL \
-             OR i.eviction = 'starting' OR (i.eviction = 'evicting' AND i.evicted_at < $3)) \
+             OR (i.eviction = 'starting' AND i.active_at < $3) \
+             OR (i.eviction = 'evicting' AND i.evicted_at < $3)) \
              ORDER BY i.active_at LIMIT $4",
         )
         .bind(millis(default))

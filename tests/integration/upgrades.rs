@@ -146,6 +146,9 @@ fn play(here: &Installation) {
     };
     evicted();
     assert_eq!(here.get("quiet-preview-local.localhost", "/").body, "quiet");
+    // What was seen of it before its start is old.
+    let old = serde_json::json!({ "deployment_id": quiet, "active_at": 0, "stops": 0 });
+    assert_eq!(here.ingress(&format!("Eviction/{quiet}/evict"), "old", &old).body, "false");
     evicted();
     here.json(&["promote", &quiet]);
     evicted();
