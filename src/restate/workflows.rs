@@ -5,7 +5,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use launchway_workflows::{
     ids::{DeploymentId, InvocationId},
-    ports::{Invocations, Restarted, RestateSilent, Retirable, Workflow, WorkflowState},
+    ports::{
+        Invocations, Restarted, RestateSilent, Retirable, ScaleUnderWay, Workflow, WorkflowState,
+    },
     services::janitor::{SWEEP, SweepRequest},
     step::Step,
 };
@@ -18,8 +20,8 @@ use super::{
     millis,
 };
 
-/// Between two attempts to have one deployment retired.
-const RETIRE_AGAIN: Duration = Duration::from_secs(60);
+/// Between two messages of the same: the first may have been killed.
+const SEND_AGAIN: Duration = Duration::from_secs(60);
 
 const COLUMNS: &str = "SELECT i.id, i.target_service_key, i.target_handler_name, i.status, \
      i.last_failure, i.last_start_at, d.endpoint FROM sys_invocation i \
@@ -131,7 +133,8 @@ impl Invocations for Workflows {
 
     async fn unfinished(&self) -> Result<Vec<Workflow>, RestateSilent> {
         self.find(
-            "i.target_service_name IN ('Deployment', 'Deployments') AND i.status <> 'completed'",
+            "i.target_service_name IN ('Deployment', 'Deployments', 'Scale') \
+             AND i.status <> 'completed'",
         )
         .await
         .map_err(silent)
@@ -180,10 +183,7 @@ impl Invocations for Workflows {
 
     async fn retire(&self, candidate: &Retirable) -> Result<(), RestateSilent> {
         let Retirable { deployment_id: id, generation } = candidate;
-        // What one has begun it goes on with; another is sent after a while, for
-        // it may have been killed.
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let key = format!("overdue-{generation}-{}", since.as_secs() / RETIRE_AGAIN.as_secs());
+        let key = format!("overdue-{generation}-{}", period());
         let target = format!("Retirement/{id}/retire");
         self.ingress.send_once(&target, &key, candidate).await.map_err(silent)
     }
@@ -194,9 +194,21 @@ impl Invocations for Workflows {
         self.ingress.send_once(SWEEP, &key, &request).await.map_err(silent)
     }
 
+    async fn settle_scale(&self, left: &ScaleUnderWay) -> Result<(), RestateSilent> {
+        let key = format!("settle-{}-{}", left.by, period());
+        let target = format!("Scale/{}/settle", left.environment_id);
+        self.ingress.send_once(&target, &key, left).await.map_err(silent)
+    }
+
     async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent> {
         self.ingress.send(&format!("Deployment/{id}/unwind")).await.map_err(silent)
     }
+}
+
+/// Part of the key of a message that is sent once in each.
+fn period() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs() / SEND_AGAIN.as_secs()
 }
 
 fn silent(error: RestateError) -> RestateSilent {

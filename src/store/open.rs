@@ -21,6 +21,7 @@ const SQLITE: &[(i64, &str, &str)] = &[
     (7, "purpose", include_str!("../../migrations/sqlite/0007_purpose.sql")),
     (8, "retention", include_str!("../../migrations/sqlite/0008_retention.sql")),
     (9, "eviction", include_str!("../../migrations/sqlite/0009_eviction.sql")),
+    (10, "scales", include_str!("../../migrations/sqlite/0010_scales.sql")),
 ];
 const POSTGRES: &[(i64, &str, &str)] = &[
     (1, "start", include_str!("../../migrations/postgres/0001_start.sql")),
@@ -32,6 +33,7 @@ const POSTGRES: &[(i64, &str, &str)] = &[
     (7, "purpose", include_str!("../../migrations/postgres/0007_purpose.sql")),
     (8, "retention", include_str!("../../migrations/postgres/0008_retention.sql")),
     (9, "eviction", include_str!("../../migrations/postgres/0009_eviction.sql")),
+    (10, "scales", include_str!("../../migrations/postgres/0010_scales.sql")),
 ];
 
 /// Readers of a busy control plane; writers of SQLite queue behind one another.

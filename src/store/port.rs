@@ -11,7 +11,7 @@ use launchway_workflows::{
     ports::{
         self, AttemptEnd, BuildEvent, CancelRequest, EndedAttempt, Guarded, InFlight, LeftBehind,
         Passed, ReadinessWait, ReleaseMark, ReleaseStart, Retirable, RunInputs, ScaleStart,
-        ScaleTarget, StepEnd, StepRun, UnwindStart,
+        ScaleTarget, ScaleUnderWay, StepEnd, StepRun, UnwindStart,
     },
     services::{
         release::ReleaseRequest,
@@ -93,6 +93,18 @@ impl ports::Store for Store {
 
     async fn undo_scale(&self, target: &ScaleTarget, by: &InvocationId) -> Result<Guarded> {
         self.take_back_scale(target, by).await
+    }
+
+    async fn scales_under_way(&self) -> Result<Vec<ScaleUnderWay>> {
+        self.read_scales_under_way().await
+    }
+
+    async fn take_over_scale(
+        &self,
+        left: &ScaleUnderWay,
+        by: &InvocationId,
+    ) -> Result<Option<ScaleTarget>> {
+        self.take_over_left_scale(left, by).await
     }
 
     async fn cancel_requested(&self, id: &DeploymentId) -> Result<bool> {

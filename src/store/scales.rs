@@ -3,7 +3,7 @@
 use launchway_workflows::{
     app::{RunOptions, Scale, Scales, WEB},
     ids::{DeploymentId, EnvironmentId, InvocationId},
-    ports::{Guarded, ScaleStart, ScaleTarget},
+    ports::{Guarded, ScaleStart, ScaleTarget, ScaleUnderWay},
     services::scale::ScaleRequest,
 };
 use serde::{Deserialize, Serialize};
@@ -11,7 +11,7 @@ use sqlx::any::AnyRow;
 
 use super::{
     Refusal, Result, Store, Tx, attempts::read_plan, commit, database, from_json, get, json,
-    optional_id, optional_json, releases::image, routes::lock_environment,
+    optional_id, optional_json, parse, releases::image, routes::lock_environment,
 };
 
 /// A change that is under way, as it is noted in the deployment's row.
@@ -25,6 +25,15 @@ struct Scaling {
     /// It has failed, and is no default for others.
     #[serde(default)]
     taken_back: bool,
+}
+
+impl Scaling {
+    /// The same taken back, which is up to `by` from now on.
+    fn back(target: &ScaleTarget, by: &InvocationId) -> Self {
+        let (from, to) = (target.from.replicas, target.to.replicas);
+        let drained = (to > from).then_some(from);
+        Self { by: by.0.clone(), target: target.clone(), drained, taken_back: true }
+    }
 }
 
 /// Instances that are about to be stopped.
@@ -73,7 +82,7 @@ impl Store {
         .fetch_optional(&self.pool)
         .await
         .map_err(database)?;
-        row.map(|row| super::parse(&row, "id")).transpose()
+        row.map(|row| parse(&row, "id")).transpose()
     }
 
     pub(super) async fn start_scale(
@@ -86,8 +95,18 @@ impl Store {
             Ok(live) => live,
             Err(reason) => return Ok(ScaleStart::Refused(reason)),
         };
-        if let Some(scaling) = live.scaling.filter(|scaling| scaling.by == by.0) {
-            return Ok(ScaleStart::Begun(Box::new(scaling.target)));
+        match live.scaling {
+            Some(scaling) if scaling.by == by.0 && !scaling.taken_back => {
+                return Ok(ScaleStart::Begun(Box::new(scaling.target)));
+            }
+            // Whoever asks has the environment's turn: the other one was killed.
+            Some(scaling) => {
+                take_back(&mut tx, live.options, &scaling.target, by).await?;
+                commit(tx).await?;
+                self.scale_changed(&live.id);
+                return Ok(ScaleStart::LeftBehind(Box::new(scaling.target)));
+            }
+            None => {}
         }
         let (process, from, to) = match wanted(request, &live.id, &live.options) {
             Ok(wanted) => wanted,
@@ -138,18 +157,50 @@ impl Store {
         let id = &target.plan.deployment_id;
         let mut tx = self.write().await?;
         lock_environment(&mut tx, id).await?;
-        let (mut options, scaling) = read(&mut tx, id).await?;
+        let (options, scaling) = read(&mut tx, id).await?;
         if scaling.is_none_or(|scaling| scaling.by != by.0) {
             return Ok(Guarded::Lost);
         }
-        options.set_scale(&target.process, target.from);
-        let drained = (target.to.replicas > target.from.replicas).then_some(target.from.replicas);
-        let scaling =
-            Scaling { by: by.0.clone(), target: target.clone(), drained, taken_back: true };
-        write(&mut tx, id, &options, Some(&scaling)).await?;
+        take_back(&mut tx, options, target, by).await?;
         commit(tx).await?;
         self.scale_changed(id);
         Ok(Guarded::Applied)
+    }
+
+    pub(super) async fn take_over_left_scale(
+        &self,
+        left: &ScaleUnderWay,
+        by: &InvocationId,
+    ) -> Result<Option<ScaleTarget>> {
+        let id = &left.deployment_id;
+        let mut tx = self.write().await?;
+        lock_environment(&mut tx, id).await?;
+        let (options, scaling) = read(&mut tx, id).await?;
+        let theirs = |scaling: &Scaling| scaling.by == left.by || scaling.by == by.0;
+        let Some(scaling) = scaling.filter(theirs) else { return Ok(None) };
+        take_back(&mut tx, options, &scaling.target, by).await?;
+        commit(tx).await?;
+        self.scale_changed(id);
+        Ok(Some(scaling.target))
+    }
+
+    pub(super) async fn read_scales_under_way(&self) -> Result<Vec<ScaleUnderWay>> {
+        let rows = sqlx::query(
+            "SELECT id, environment_id, scaling FROM deployments WHERE scaling IS NOT NULL",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)?;
+        rows.iter()
+            .map(|row| {
+                let scaling: Scaling = from_json(&get::<String>(row, "scaling")?)?;
+                Ok(ScaleUnderWay {
+                    environment_id: parse(row, "environment_id")?,
+                    deployment_id: parse(row, "id")?,
+                    by: scaling.by,
+                })
+            })
+            .collect()
     }
 
     fn scale_changed(&self, id: &DeploymentId) {
@@ -246,6 +297,16 @@ async fn write(
         .await
         .map_err(database)?;
     Ok(())
+}
+
+async fn take_back(
+    tx: &mut Tx,
+    mut options: RunOptions,
+    target: &ScaleTarget,
+    by: &InvocationId,
+) -> Result<()> {
+    options.set_scale(&target.process, target.from);
+    write(tx, &target.plan.deployment_id, &options, Some(&Scaling::back(target, by))).await
 }
 
 /// What deployments of the environment have where they say nothing.

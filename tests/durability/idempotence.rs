@@ -14,7 +14,7 @@ use crate::{
     effects::{assert_clean_slate, assert_single_effects, instances},
     evictions::{evict, start},
     releases::release_to,
-    scales::scale_to,
+    scales::{assert_settled, kill_at, scale_to},
     support::{Installation, REPLICAS, eventually},
 };
 
@@ -45,6 +45,7 @@ const OF_A_SCALE_TAKEN_BACK: [&str; 1] = ["undo-scale"];
 const OF_AN_EVICTION: [&str; 2] = ["begin-eviction", "stop-evicted"];
 const OF_A_START: [&str; 3] = ["begin-start", "start-evicted", "finish-start"];
 const OF_A_START_TAKEN_BACK: [&str; 1] = ["undo-start"];
+const OF_A_SCALE_LEFT_BEHIND: [&str; 1] = ["take-over-scale"];
 const OF_A_CANCEL: [&str; 2] = ["note-position", "request-cancel"];
 const OF_A_WARNING: [&str; 1] = ["note-warning"];
 const OF_A_QUESTION: [&str; 1] = ["read-state"];
@@ -64,6 +65,7 @@ fn every_run_that_there_is_has_its_test() {
         &OF_AN_EVICTION,
         &OF_A_START,
         &OF_A_START_TAKEN_BACK,
+        &OF_A_SCALE_LEFT_BEHIND,
         &OF_A_CANCEL,
         &OF_A_WARNING,
         &OF_A_QUESTION,
@@ -271,6 +273,12 @@ async fn a_scale_whose_every_run_runs_twice_changes_once() {
     here.assert_ran_twice(&OF_A_SCALE_TAKEN_BACK);
     assert_eq!(instances(&here, &id), REPLICAS + 3);
     assert_eq!(here.view(&id).await.run_options.replicas, REPLICAS + 3);
+    here.run_twice(&OF_A_SCALE_LEFT_BEHIND);
+    here.run_twice(&OF_A_SCALE_TAKEN_BACK);
+    kill_at(&here, &id, REPLICAS, "apply-scale", "ran").await;
+    assert_settled(&here, &id, REPLICAS + 3, "settled twice").await;
+    here.assert_ran_twice(&OF_A_SCALE_LEFT_BEHIND);
+    here.assert_ran_twice(&OF_A_SCALE_TAKEN_BACK);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -51,6 +51,14 @@ impl Installation {
         Some(rows.iter().filter_map(|row| row["id"].as_str().map(str::to_owned)).collect())
     }
 
+    /// The changes of scale that have not ended.
+    pub async fn unfinished_scales(&self) -> Option<Vec<String>> {
+        let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'Scale' \
+                   AND status <> 'completed'";
+        let rows = self.query(sql).await?;
+        Some(rows.iter().filter_map(|row| row["id"].as_str().map(str::to_owned)).collect())
+    }
+
     /// `cancel` or `kill` of an invocation, as an operator can.
     pub async fn end_invocation(&self, invocation: &str, how: &str) {
         let admin = self.address("restate.admin_bind");

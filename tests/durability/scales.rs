@@ -1,7 +1,7 @@
 //! Changes of scale that are interrupted, fail or meet a retirement: what is
 //! recorded runs, and what is retired does not.
 
-use launchway_workflows::{ids::DeploymentId, status::DeploymentStatus};
+use launchway_workflows::{ids::DeploymentId, ports::Store as _, status::DeploymentStatus};
 use serde_json::{Value, json};
 
 use crate::{
@@ -11,6 +11,8 @@ use crate::{
 
 const SETTINGS: [&str; 2] = ["run.keep_running=0", "run.retire_after=10ms"];
 const FEW_TRIES: [(&str, &str); 1] = [("LAUNCHWAY_FAILPOINT_TRIES", "4")];
+
+const LOOKS_OFTEN: [&str; 2] = ["recovery.every=1s", "recovery.grace=1s"];
 
 async fn request(here: &Installation, id: &DeploymentId, replicas: u32) -> (String, Value) {
     let environment = here.view(id).await.environment_id;
@@ -50,14 +52,76 @@ async fn a_scale_is_completed_whatever_is_killed_at_whichever_of_its_runs() {
         here.release(run, kind);
         here.start(killed).await;
         eventually(&format!("{wanted} run, {run}.{kind}"), async || {
-            let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'Scale' \
-                       AND status <> 'completed'";
-            let ended = here.query(sql).await?.is_empty();
+            let ended = here.unfinished_scales().await?.is_empty();
             (ended && instances(&here, &id) == wanted).then_some(())
         })
         .await;
         assert_eq!(recorded(&here, &id).await, wanted, "{run}.{kind}");
     }
+}
+
+/// An operator's kill, while the run is held.
+pub async fn kill_at(here: &Installation, id: &DeploymentId, replicas: u32, run: &str, kind: &str) {
+    here.arm(run, kind);
+    let (handler, body) = request(here, id, replicas).await;
+    here.send(&handler, &body).await;
+    here.run_parked(run, kind).await;
+    for invocation in here.unfinished_scales().await.unwrap() {
+        here.end_invocation(&invocation, "kill").await;
+    }
+    here.release(run, kind);
+}
+
+/// What is recorded runs and is routed, and nothing is under way.
+pub async fn assert_settled(here: &Installation, id: &DeploymentId, replicas: u32, what: &str) {
+    eventually(&format!("{replicas} run, {what}"), async || {
+        let quiet = here.unfinished_scales().await?.is_empty()
+            && here.store.scales_under_way().await.unwrap().is_empty();
+        (quiet && instances(here, id) == replicas).then_some(())
+    })
+    .await;
+    assert_eq!(recorded(here, id).await, replicas, "{what}");
+    let drained = here.store.route_rows_of(id).await.unwrap();
+    assert!(drained.iter().all(|row| row.drained.is_none()), "{what}: {drained:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scale_that_an_operator_kills_is_taken_back_unless_it_was_done() {
+    let here = Installation::together(&[&SETTINGS[..], &LOOKS_OFTEN].concat(), &[]).await;
+    let id = here.deploy("shop").await;
+    let taken_back = [
+        ("begin-scale", "run"),
+        ("begin-scale", "ran"),
+        ("apply-scale", "run"),
+        ("apply-scale", "ran"),
+        ("watch-instances", "run"),
+        ("finish-scale", "run"),
+    ];
+    let mut now = REPLICAS;
+    for (number, (run, kind)) in taken_back.into_iter().enumerate() {
+        let wanted = if number % 2 == 0 { now + 3 } else { now - 1 };
+        kill_at(&here, &id, wanted, run, kind).await;
+        assert_settled(&here, &id, now, &format!("{run}.{kind}")).await;
+        now = REPLICAS + (now + 1 - REPLICAS) % 2;
+        let next = scale_to(&here, &id, now).await.unwrap();
+        assert_eq!(next["verdict"], "done", "{run}.{kind}: {next}");
+    }
+    kill_at(&here, &id, 5, "finish-scale", "ran").await;
+    assert_settled(&here, &id, 5, "it was recorded as done").await;
+}
+
+/// Whoever takes it back is killed too; and no reconciler looks before the next
+/// scale comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scale_takes_back_what_a_killed_one_has_left() {
+    let here = Installation::together(&[&SETTINGS[..], &["recovery.every=1h"]].concat(), &[]).await;
+    let id = here.deploy("shop").await;
+    kill_at(&here, &id, REPLICAS + 5, "apply-scale", "ran").await;
+    kill_at(&here, &id, REPLICAS + 1, "undo-scale", "ran").await;
+    let next = scale_to(&here, &id, REPLICAS + 2).await.unwrap();
+    assert_eq!(next["verdict"], "done", "{next}");
+    assert_eq!(next["value"]["from"]["replicas"], REPLICAS, "{next}");
+    assert_settled(&here, &id, REPLICAS + 2, "the next one").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use launchway_workflows::{
     app::{Process, ReleaseCommand, RunOptions, Scale},
     ids::{ApiKeyId, DeploymentId, WorkspaceId},
     model::{NewDeployment, Sealed},
-    ports::{Guarded, ReleaseMark, ScaleStart, ScaleTarget, Store as _},
+    ports::{Guarded, ReleaseMark, ScaleStart, ScaleTarget, ScaleUnderWay, Store as _},
     services::scale::ScaleRequest,
 };
 
@@ -19,6 +19,7 @@ on_both_databases!(
     a_deployment_keeps_the_variables_of_its_submission,
     variables_are_set_and_removed_all_or_none,
     a_scale_is_recorded_once_and_taken_back_whole,
+    a_scale_that_was_left_behind_is_taken_back_by_whoever_comes_next,
     what_is_drained_is_told_to_the_routes_until_the_scale_has_ended,
     a_deployment_is_recorded_with_a_number_for_every_process,
     a_release_command_is_marked_once_for_each_attempt,
@@ -106,7 +107,7 @@ fn processes() -> RunOptions {
 async fn begun(store: &Store, request: &ScaleRequest, by: &str) -> ScaleTarget {
     match store.begin_scale(request, &invocation(by)).await.unwrap() {
         ScaleStart::Begun(target) => *target,
-        ScaleStart::Refused(reason) => panic!("{reason}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -154,6 +155,39 @@ async fn a_scale_is_recorded_once_and_taken_back_whole(store: &Store) {
     assert_eq!(store.finish_scale(id, &invocation("three")).await.unwrap(), Guarded::Applied);
     let next = create_from(store, submission("after")).await;
     assert_eq!(web(store, &next).await, to, "what was taken back is no default");
+}
+
+async fn a_scale_that_was_left_behind_is_taken_back_by_whoever_comes_next(store: &Store) {
+    let (plan, _) = live(store, "first").await;
+    let id = &plan.deployment_id;
+    let replicas = async || web(store, id).await.replicas;
+    assert_eq!(store.scales_under_way().await.unwrap(), []);
+    let left = |by: &str| ScaleUnderWay {
+        environment_id: plan.environment_id.clone(),
+        deployment_id: id.clone(),
+        by: by.to_owned(),
+    };
+    let killed = begun(store, &wanted(&plan, 3), "killed").await;
+    assert_eq!(store.scales_under_way().await.unwrap(), [left("killed")]);
+    let take_over = async |from: &str, by: &str| {
+        store.take_over_scale(&left(from), &invocation(by)).await.unwrap()
+    };
+    assert_eq!(take_over("another", "settler").await, None);
+    assert_eq!(replicas().await, 3);
+    for _ in 0..2 {
+        assert_eq!(take_over("killed", "settler").await.as_ref(), Some(&killed));
+        assert_eq!(replicas().await, 1);
+    }
+    assert_eq!(store.finish_scale(id, &invocation("killed")).await.unwrap(), Guarded::Lost);
+    // The settler is killed too, and the next scale comes.
+    for _ in 0..2 {
+        let start = store.begin_scale(&wanted(&plan, 5), &invocation("next")).await.unwrap();
+        assert_eq!(start, ScaleStart::LeftBehind(Box::new(killed.clone())));
+        assert_eq!(replicas().await, 1);
+    }
+    assert_eq!(store.finish_scale(id, &invocation("next")).await.unwrap(), Guarded::Applied);
+    assert_eq!(store.scales_under_way().await.unwrap(), []);
+    assert_eq!(begun(store, &wanted(&plan, 5), "next").await.from.replicas, 1);
 }
 
 async fn what_is_drained_is_told_to_the_routes_until_the_scale_has_ended(store: &Store) {

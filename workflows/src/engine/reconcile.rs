@@ -1,6 +1,7 @@
 //! Database and Restate, brought together again: a deployment whose workflow is
-//! gone is unwound, a workflow whose deployment has ended is ended, and what
-//! makes no progress is shown and set going again.
+//! gone is unwound, a workflow whose deployment has ended is ended, a change of
+//! scale whose workflow is gone is taken back, and what makes no progress is
+//! shown and set going again.
 #![expect(clippy::disallowed_methods, reason = "a background task and a clock, not a handler")]
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -8,7 +9,10 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use super::{cancel, readiness::now_ms};
 use crate::{
     ids::DeploymentId,
-    ports::{InFlight, Invocations, RestateSilent, Store, StoreError, Workflow, WorkflowState},
+    ports::{
+        InFlight, Invocations, RestateSilent, ScaleUnderWay, Store, StoreError, Workflow,
+        WorkflowState,
+    },
     step::Step,
 };
 
@@ -108,6 +112,7 @@ impl Reconciler {
     async fn look(&self) -> Result<(), LookError> {
         // The rows first: a workflow that ends in between is seen as ended.
         let rows = self.store.in_flight().await?;
+        let scales = self.store.scales_under_way().await?;
         let workflows = self.invocations.unfinished().await?;
         let mut by_deployment: HashMap<&DeploymentId, Vec<&Workflow>> = HashMap::new();
         for workflow in &workflows {
@@ -126,7 +131,25 @@ impl Reconciler {
         for (id, workflows) in by_deployment {
             self.end_leftovers(id, &workflows, now).await?;
         }
+        self.settle_scales(&scales, &workflows).await?;
         self.send_overdue_retirements(now).await
+    }
+
+    /// There is nothing to wait for: a change whose workflow goes on after all is
+    /// over before `settle` has its turn.
+    async fn settle_scales(
+        &self,
+        scales: &[ScaleUnderWay],
+        workflows: &[Workflow],
+    ) -> Result<(), LookError> {
+        let lives = |scale: &ScaleUnderWay| {
+            workflows.iter().any(|workflow| workflow.invocation.0 == scale.by)
+        };
+        for left in scales.iter().filter(|scale| !lives(scale)) {
+            tracing::warn!(deployment = %left.deployment_id, "nobody ends the change of its scale; taking it back");
+            self.invocations.settle_scale(left).await?;
+        }
+        Ok(())
     }
 
     /// Retirement is sent after the commit: a workflow that was killed in

@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::Retirable;
+use super::{Retirable, ScaleUnderWay};
 use crate::{
     ids::{DeploymentId, InvocationId},
     step::Step,
@@ -23,7 +23,7 @@ pub trait Invocations: Send + Sync + 'static {
     /// necessarily one that ever owned it, since anybody may send one.
     async fn latest(&self, id: &DeploymentId) -> Result<Option<Workflow>, RestateSilent>;
 
-    /// Every unfinished `Deployment` and `Deployments` invocation.
+    /// Every unfinished invocation of `Deployment`, `Deployments` and `Scale`.
     async fn unfinished(&self) -> Result<Vec<Workflow>, RestateSilent>;
 
     /// Asks an invocation to end; one that has ended already is fine. One that
@@ -48,6 +48,9 @@ pub trait Invocations: Send + Sync + 'static {
     /// Starts `Janitor/sweep`, unless one of this number was started.
     async fn sweep(&self, number: u64) -> Result<(), RestateSilent>;
 
+    /// Starts `Scale/settle`.
+    async fn settle_scale(&self, left: &ScaleUnderWay) -> Result<(), RestateSilent>;
+
     /// Starts `Deployment/unwind`.
     async fn unwind(&self, id: &DeploymentId) -> Result<(), RestateSilent>;
 }
@@ -57,9 +60,9 @@ pub trait Invocations: Send + Sync + 'static {
 pub struct Workflow {
     /// Its id.
     pub invocation: InvocationId,
-    /// The object's key; `None` for `Deployments`.
+    /// The object's key; `None` for `Deployments` and `Scale`.
     pub deployment_id: Option<DeploymentId>,
-    /// deploy, unwind, create, retry, …
+    /// deploy, unwind, create, retry, run, …
     pub handler: String,
     /// What it does now.
     pub state: WorkflowState,

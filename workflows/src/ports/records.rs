@@ -12,7 +12,7 @@ use crate::{
         undo::{Started, Undone},
     },
     error::StepFailure,
-    ids::{DeploymentId, InvocationId},
+    ids::{DeploymentId, EnvironmentId, InvocationId},
     model::{BuiltImage, DeploymentPlan, Routed, RunOptions, Sealed},
     status::DeploymentStatus,
     step::Step,
@@ -238,6 +238,9 @@ pub enum ReleaseMark {
 pub enum ScaleStart {
     /// Yes: it is recorded, for this deployment and the next ones.
     Begun(Box<ScaleTarget>),
+    /// Not before this one is taken back, whose invocation was killed. It is the
+    /// caller's from now on.
+    LeftBehind(Box<ScaleTarget>),
     /// No; why, for people.
     Refused(String),
 }
@@ -267,6 +270,18 @@ impl ScaleTarget {
     pub fn drains(&self) -> bool {
         self.to.replicas < self.from.replicas
     }
+}
+
+/// A change of scale that is recorded as under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScaleUnderWay {
+    /// Where.
+    pub environment_id: EnvironmentId,
+    /// Whose instances.
+    pub deployment_id: DeploymentId,
+    /// The invocation that does it: compared, never called.
+    pub by: String,
 }
 
 /// A parked wait for a deployment's instances.

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use super::{
     AttemptEnd, BuildEvent, CancelRequest, EndedAttempt, Guarded, InFlight, LeftBehind, Passed,
     ReadinessWait, ReleaseMark, ReleaseStart, Retirable, RunInputs, ScaleStart, ScaleTarget,
-    StepEnd, StepRun, UnwindStart,
+    ScaleUnderWay, StepEnd, StepRun, UnwindStart,
 };
 use crate::{
     engine::retry::RestartPoint,
@@ -121,6 +121,17 @@ pub trait Store: Send + Sync + 'static {
         target: &ScaleTarget,
         by: &InvocationId,
     ) -> Result<Guarded, StoreError>;
+
+    /// Changes of scale that are recorded as under way.
+    async fn scales_under_way(&self) -> Result<Vec<ScaleUnderWay>, StoreError>;
+
+    /// Takes back for `by` what an invocation has left that was killed. `None`: it
+    /// has ended, or is another one's now. Repeating it returns the same.
+    async fn take_over_scale(
+        &self,
+        left: &ScaleUnderWay,
+        by: &InvocationId,
+    ) -> Result<Option<ScaleTarget>, StoreError>;
 
     /// Whether somebody asked for cancellation.
     async fn cancel_requested(&self, id: &DeploymentId) -> Result<bool, StoreError>;

@@ -24,7 +24,7 @@ use crate::{
     },
     error::{StepError, StepFailure},
     ids::{DeploymentId, EnvironmentId, InvocationId},
-    ports::{Guarded, ScaleStart, ScaleTarget},
+    ports::{Guarded, ScaleStart, ScaleTarget, ScaleUnderWay},
 };
 
 /// Input of `run`. Which workspace it is in was checked by the caller.
@@ -94,13 +94,13 @@ impl Scale {
         request: Json<ScaleRequest>,
     ) -> HandlerResult<Json<Scaled>> {
         let Json(request) = request;
-        if request.environment_id.as_str() != ctx.key() {
-            let message = "the body's environment_id is not the object's key".to_owned();
-            return Err(TerminalError::new_with_code(400, message).into());
-        }
-        let target = match self.begin(&ctx, request).await? {
-            ScaleStart::Begun(target) => target,
-            ScaleStart::Refused(reason) => return Ok(Json(Scaled::Refused(reason))),
+        of_key(&ctx, &request.environment_id)?;
+        let target = loop {
+            match self.begin(&ctx, request.clone()).await? {
+                ScaleStart::Begun(target) => break target,
+                ScaleStart::LeftBehind(target) => self.take_back(&ctx, &target).await?,
+                ScaleStart::Refused(reason) => return Ok(Json(Scaled::Refused(reason))),
+            }
         };
         match self.carry_out(&ctx, &target).await {
             Ok(()) => Ok(Json(Scaled::Done {
@@ -120,6 +120,32 @@ impl Scale {
             }
         }
     }
+
+    /// Takes back what an invocation of `run` has left that was killed: nobody
+    /// else would. Sent by the reconciler.
+    #[handler]
+    async fn settle(&self, ctx: ObjectContext<'_>, left: Json<ScaleUnderWay>) -> HandlerResult<()> {
+        let Json(left) = left;
+        of_key(&ctx, &left.environment_id)?;
+        let taken_over = self
+            .record(&ctx, "take-over-scale", move |core, by| {
+                let left = left.clone();
+                Box::pin(async move { Ok(Json(core.store.take_over_scale(&left, &by).await?)) })
+            })
+            .await?;
+        if let Json(Some(target)) = taken_over {
+            self.take_back(&ctx, &target).await?;
+        }
+        Ok(())
+    }
+}
+
+fn of_key(ctx: &ObjectContext<'_>, environment: &EnvironmentId) -> Result<(), TerminalError> {
+    if environment.as_str() == ctx.key() {
+        return Ok(());
+    }
+    let message = "the body's environment_id is not the object's key".to_owned();
+    Err(TerminalError::new_with_code(400, message))
 }
 
 /// Why a scale is not what was asked for.
