@@ -394,7 +394,7 @@ pub(super) struct DownArgs {
     /// For a restart: leave the gateway, which serves on until the next `up` adopts it
     #[arg(long, conflicts_with = "all")]
     pub(super) keep_gateway: bool,
-    /// Wait until no workflow is unfinished first
+    /// Take nothing new and wait until no workflow is unfinished first
     #[arg(long)]
     pub(super) drain: bool,
 }

@@ -1,6 +1,6 @@
 //! `up`, `serve` and `down`.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use serde_json::json;
 
@@ -12,8 +12,11 @@ use super::{
 use crate::{
     config::{Config, Overrides},
     telemetry,
-    up::{self, Adapters, DownOptions, Layout, UpState},
+    up::{self, Adapters, DownOptions, Draining, Layout, UpState},
 };
+
+/// Between two looks at what is unfinished.
+const LOOK: Duration = Duration::from_millis(250);
 
 pub(super) fn data_dir(args: &ConfigArgs) -> PathBuf {
     let dir = args.data_dir.clone().unwrap_or_else(up::default_data_dir);
@@ -88,9 +91,11 @@ pub(super) async fn serve(args: ServeArgs, adapters: Arc<dyn Adapters>) -> Resul
 
 pub(super) async fn down(global: &Global, args: DownArgs) -> Result<Exit, Failure> {
     let config = load(&args.config)?;
-    if args.drain {
-        drain(&config).await?;
-    }
+    // Until everything is stopped.
+    let _draining = match args.drain {
+        true => Some(drain(&config).await?),
+        false => None,
+    };
     let options = DownOptions { all: args.all, keep_gateway: args.keep_gateway };
     let stopped = up::down(&config, options).await.map_err(Failure::usage)?;
     if global.json {
@@ -103,19 +108,21 @@ pub(super) async fn down(global: &Global, args: DownArgs) -> Result<Exit, Failur
     Ok(Exit::Success)
 }
 
-/// Waits until no workflow is unfinished.
-async fn drain(config: &Config) -> Result<(), Failure> {
+/// Waits until no workflow is unfinished; nothing new is taken meanwhile.
+async fn drain(config: &Config) -> Result<Draining, Failure> {
+    let draining = Draining::begin(&Layout::new(&config.data_dir)).map_err(Failure::usage)?;
     let admin = crate::restate::admin::AdminClient::new(&config.restate.admin_url());
-    let mut told = 0;
+    let mut told = None;
     loop {
         let unfinished = admin.unfinished().await.map_err(Failure::usage)?;
-        if unfinished == 0 {
-            return Ok(());
+        // Twice: what was let in just before is seen by the second look.
+        if unfinished == 0 && told == Some(0) {
+            return Ok(draining);
         }
-        if unfinished != told {
-            told = unfinished;
-            eprintln!("waiting for {unfinished} unfinished workflows");
+        if unfinished != 0 && told != Some(unfinished) {
+            eprintln!("waiting for {unfinished} unfinished workflows; nothing new is taken");
         }
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        told = Some(unfinished);
+        tokio::time::sleep(LOOK).await;
     }
 }

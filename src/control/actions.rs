@@ -34,6 +34,7 @@ pub(super) async fn retry(
     control: &Control,
     request: RetryDeploymentRequest,
 ) -> Result<RetryDeploymentResponse, Status> {
+    control.open_for("retry")?;
     let deployment_id = control.find(&request.deployment_id).await?.id;
     let from = Some(request.from.as_str()).filter(|step| !step.is_empty());
     let from = from.map(str::parse).transpose().map_err(Status::invalid_argument)?;
@@ -66,6 +67,7 @@ pub(super) async fn redeploy(
     control: &Control,
     request: RedeployRequest,
 ) -> Result<CreatedDeployment, Status> {
+    control.open_for("redeploy")?;
     let deployment_id = control.find(&request.deployment_id).await?.id;
     let key = match request.idempotency_key.filter(|key| !key.is_empty()) {
         Some(key) => hashed(&[control.workspace.as_str(), deployment_id.as_str(), &key]),

@@ -36,6 +36,7 @@ impl BuildService for Control {
         &self,
         request: Request<GenerateUploadUrlRequest>,
     ) -> Result<Response<GenerateUploadUrlResponse>, Status> {
+        self.open_for("upload")?;
         let request = request.into_inner();
         if request.size == 0 {
             return Err(Status::invalid_argument(

@@ -48,6 +48,7 @@ impl Control {
         mut request: CreateDeploymentRequest,
         purpose: Purpose,
     ) -> Result<CreatedDeployment, Status> {
+        self.open_for(purpose.noun())?;
         let options = request.build_options.as_mut();
         let given = options.map(|options| std::mem::take(&mut options.secrets));
         let mut input = input_of(request)?;

@@ -34,7 +34,10 @@ use launchway_proto::{
 };
 use launchway_workflows::{ids::WorkspaceId, why::Limits};
 use tokio::net::TcpListener;
-use tonic::transport::server::{Router, TcpIncoming};
+use tonic::{
+    Status,
+    transport::server::{Router, TcpIncoming},
+};
 
 pub use demand::{Demand, IdleSettings};
 pub use journal::keep as keep_journals;
@@ -48,6 +51,9 @@ use crate::{
     store::Store,
     vault::Vault,
 };
+
+/// Why nothing new is begun; `None`: it is.
+pub type Closed = Arc<dyn Fn() -> Option<String> + Send + Sync>;
 
 /// What the API is made of.
 #[derive(Clone)]
@@ -80,6 +86,8 @@ pub struct Control {
     pub demand: Arc<Demand>,
     /// Routes for gateways.
     pub routes: Arc<RouteFeed>,
+    /// Whether new work is taken.
+    pub closed: Closed,
 }
 
 impl Control {
@@ -94,6 +102,14 @@ impl Control {
     ) -> Result<(), tonic::transport::Error> {
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         self.router().await?.serve_with_incoming_shutdown(incoming, stop).await
+    }
+
+    /// Refuses to begin what somebody who stops launchway would have to wait for.
+    fn open_for(&self, what: &str) -> Result<(), Status> {
+        match (self.closed)() {
+            None => Ok(()),
+            Some(why) => Err(Status::failed_precondition(format!("the {what} is refused: {why}"))),
+        }
     }
 
     async fn router(self) -> Result<Router, tonic::transport::Error> {

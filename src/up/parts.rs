@@ -15,10 +15,10 @@ use launchway_workflows::{
 use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use super::{Adapters, SetupError, layout::Layout, secrets::Secrets};
+use super::{Adapters, SetupError, draining, layout::Layout, secrets::Secrets};
 use crate::{
     config::{AccessLog, Config, read_secret},
-    control::{Control, Demand, IdleSettings, RouteFeed, keep_journals},
+    control::{Closed, Control, Demand, IdleSettings, RouteFeed, keep_journals},
     gateway::{self, GatewayConfig},
     krane::{KraneClient, KraneService},
     restate::{RestateError, admin::AdminClient, ingress::IngressClient, workflows::Workflows},
@@ -209,6 +209,11 @@ impl Parts {
         Ok(Vault::new(&configured.unwrap_or_else(|| Secret::new(&*self.secrets.sealing_key))))
     }
 
+    fn closed(&self) -> Closed {
+        let layout = self.layout.clone();
+        Arc::new(move || draining::reason(&layout))
+    }
+
     pub(super) async fn start_control(
         &mut self,
         store: &Store,
@@ -240,6 +245,7 @@ impl Parts {
             demand,
             routes: feed,
             vault: self.vault()?,
+            closed: self.closed(),
         };
         let every = self.config.recovery.every.get();
         self.spawn_endless(keep_journals(control.clone(), every));

@@ -11,6 +11,7 @@ mod cluster;
 mod crashes;
 mod deploys;
 mod domains;
+mod draining;
 mod evictions;
 mod journals;
 mod kubernetes;

@@ -167,10 +167,14 @@ impl Installation {
 
     /// `down`, with more flags.
     pub fn down(&self, more: &[&str]) -> Output {
+        self.down_command(more).output().unwrap()
+    }
+
+    pub fn down_command(&self, more: &[&str]) -> Command {
         let mut down = binary();
-        down.arg("down").args(self.flags()).args(more);
+        down.arg("down").args(self.flags()).args(more).stdin(Stdio::null());
         self.environment(&mut down);
-        down.output().unwrap()
+        down
     }
 
     /// kill -9 of `up`: control API, worker, krane and object store at once.
@@ -328,7 +332,11 @@ impl Installation {
 
     /// Asks Restate's admin API to do something with a deployment's workflow.
     pub fn admin(&self, id: &str, action: &str) -> Answer {
-        let invocation = self.inspect(id)["invocation_id"].as_str().unwrap().to_owned();
+        self.operate(self.inspect(id)["invocation_id"].as_str().unwrap(), action)
+    }
+
+    /// The same with any invocation.
+    pub fn operate(&self, invocation: &str, action: &str) -> Answer {
         let address = self.address("restate.admin_bind");
         let head = format!(
             "PATCH /invocations/{invocation}/{action} HTTP/1.1\r\nHost: {address}\r\n\
@@ -363,6 +371,26 @@ impl Installation {
         Load { stop, asked, failed, thread: Some(thread) }
     }
 
+    /// The files of the contexts in the object store.
+    pub fn contexts(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut dirs = vec![self.bucket().join("contexts")];
+        while let Some(dir) = dirs.pop() {
+            for entry in fs::read_dir(&dir).unwrap().flatten() {
+                match entry.file_type().unwrap().is_dir() {
+                    true => dirs.push(entry.path()),
+                    false => files.push(entry.path()),
+                }
+            }
+        }
+        files
+    }
+
+    /// The object store's files, by key.
+    pub fn bucket(&self) -> PathBuf {
+        self.data().join("objects/launchway")
+    }
+
     pub fn containers(&self, id: &str) -> Vec<String> {
         docker(&[
             "ps",
@@ -394,11 +422,7 @@ impl Drop for Installation {
         if std::thread::panicking() {
             eprintln!("--- up.log\n{}", self.log());
         }
-        let flags = ["--all"].map(str::to_owned).into_iter().chain(self.flags());
-        let mut down = binary();
-        down.arg("down").args(flags);
-        self.environment(&mut down);
-        let _ = down.output();
+        let _ = self.down(&["--all"]);
         if let Some(mut up) = self.up.take() {
             let _ = up.kill();
             let _ = up.wait();
@@ -500,11 +524,14 @@ impl App {
         )
     }
 
+    /// What it starts ends at once when it is stopped: a shell or a server that is
+    /// the first process ignores SIGTERM, and every stop would take its ten seconds.
     pub fn with_dockerfile(greeting: &str, dockerfile: &str) -> Self {
         let app = Self { dir: tempfile::Builder::new().prefix("app-").tempdir().unwrap() };
         fs::copy("/bin/busybox", app.path().join("busybox")).unwrap();
         fs::create_dir(app.path().join("www")).unwrap();
         app.greet(greeting);
+        let dockerfile = format!("{dockerfile}STOPSIGNAL SIGKILL\n");
         fs::write(app.path().join("Dockerfile"), dockerfile).unwrap();
         app
     }
