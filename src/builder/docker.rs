@@ -13,7 +13,7 @@ use launchway_workflows::{
     error::{ErrorCode, StepError},
     ids::BuildId,
     model::BuiltImage,
-    ports::{BuildEvent, BuildSpec, Builder, Push, Room},
+    ports::{BuildEvent, BuildSpec, Builder, Push, Removal, Room},
 };
 use tokio::sync::mpsc;
 
@@ -176,10 +176,12 @@ impl Builder for DockerBuilder {
         }
     }
 
-    async fn remove_image(&self, image: &BuiltImage) -> Result<(), StepError> {
+    async fn remove_image(&self, image: &BuiltImage) -> Result<Removal, StepError> {
         match self.docker.remove_image(&image.reference, None::<RemoveImageOptions>, None).await {
-            // Absent, or in use: it is a container's then.
-            Ok(_) | Err(Error::DockerResponseServerError { status_code: 404 | 409, .. }) => Ok(()),
+            Ok(_) | Err(Error::DockerResponseServerError { status_code: 404, .. }) => {
+                Ok(Removal::Gone)
+            }
+            Err(Error::DockerResponseServerError { status_code: 409, .. }) => Ok(Removal::InUse),
             Err(error) => Err(of_engine(&error)),
         }
     }

@@ -53,6 +53,7 @@ fn items(found: Vec<Garbage>) -> Vec<GarbageItem> {
             Garbage::BuildLog { deployment_id, .. } | Garbage::Record { deployment_id } => {
                 (deployment_id.to_string(), deployment_id.to_string())
             }
+            Garbage::Task { deployment_id, task, .. } => (task, deployment_id.to_string()),
             Garbage::LeftOver { deployment_id, what, .. } => (what, deployment_id.to_string()),
         };
         GarbageItem { kind, name, deployment_id, size }

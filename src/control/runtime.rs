@@ -17,7 +17,7 @@ use launchway_proto::{
 use launchway_workflows::{
     engine::running::opened,
     model::{BuiltImage, Source},
-    names::DEFAULT_ENVIRONMENT,
+    names::{DEFAULT_ENVIRONMENT, attended_task},
     ports::Store as _,
     status::DeploymentStatus,
 };
@@ -39,7 +39,7 @@ const RUN_LIMIT_SECONDS: u32 = 3600;
 /// Events on their way; a slow reader holds only itself back.
 const QUEUE: usize = 256;
 /// Tries to remove a command's container, and the pause between them. What
-/// stays has its time limit, and goes with its deployment.
+/// stays is a left-over that the janitor finds, as nobody attends it.
 const REMOVE_TRIES: u32 = 5;
 const REMOVE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -176,7 +176,7 @@ impl Control {
         Ok(RunTaskRequest {
             namespace: view.environment_id.clone(),
             deployment_id: view.id.to_string(),
-            task_id: format!("run-{}", &random[..12]),
+            task_id: attended_task(&random[..12]),
             project_id: view.project_id.clone(),
             image: image_of(view)?,
             command: wanted.command,

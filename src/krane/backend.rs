@@ -292,7 +292,8 @@ pub trait Backend: Send + Sync + 'static {
         Err(BackendError::Unsupported("commands in instances"))
     }
 
-    /// Everything that the runtime has of ours; sizes where they are asked for.
+    /// Everything that the runtime has of ours; sizes where they are asked for. Who
+    /// attends a task is not known here.
     async fn list(&self, sizes: bool) -> Result<Vec<Found>, BackendError> {
         let _ = sizes;
         Err(BackendError::Unsupported("lists of what it has"))

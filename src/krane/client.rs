@@ -16,7 +16,7 @@ use launchway_workflows::{
     error::{ErrorCode, StepError},
     ids::DeploymentId,
     model::Instance,
-    ports::{Found, RunSpec, Runtime, TaskEnd, TaskLine, TaskSpec},
+    ports::{Found, FoundTask, RunSpec, Runtime, TaskEnd, TaskLine, TaskSpec},
 };
 use tokio::sync::mpsc;
 use tonic::{
@@ -34,6 +34,8 @@ const DELETE: Duration = Duration::from_secs(100);
 const TASK_MARGIN: Duration = Duration::from_secs(590);
 /// Longest question.
 const ASK: Duration = Duration::from_secs(10);
+/// The kind of a task, as krane calls it.
+const TASK: &str = "task";
 /// A krane that hangs is noticed within ten seconds.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -165,8 +167,10 @@ impl Runtime for KraneClient {
                 Some(Found {
                     deployment_id: one.deployment_id.parse().ok()?,
                     namespace: one.namespace,
-                    kind: one.kind,
                     created_at: one.created_at,
+                    task: (one.kind == TASK)
+                        .then_some(FoundTask { id: one.task_id, attended: one.attended }),
+                    kind: one.kind,
                 })
             })
             .collect())

@@ -1,6 +1,7 @@
 //! krane: one gRPC API over what runs instances. Docker here; the service and
 //! the client know nothing of it.
 
+mod attendance;
 mod backend;
 mod client;
 mod docker;

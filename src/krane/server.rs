@@ -21,6 +21,7 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{
+    attendance::Attendance,
     backend::{Backend, BackendError, Feed},
     request,
     table::{Instances, Table},
@@ -34,12 +35,13 @@ const EXEC_START: Duration = Duration::from_secs(10);
 /// The service over any backend.
 pub struct KraneService {
     backend: Arc<dyn Backend>,
+    attendance: Attendance,
 }
 
 impl KraneService {
     /// Ready to be added to a server.
     pub fn server(backend: Arc<dyn Backend>) -> DeploymentServiceServer<Self> {
-        DeploymentServiceServer::new(Self { backend })
+        DeploymentServiceServer::new(Self { backend, attendance: Attendance::default() })
     }
 
     /// Which instances there are must be known before one is looked for.
@@ -119,7 +121,13 @@ impl DeploymentService for KraneService {
         wanted: Request<RunTaskRequest>,
     ) -> Result<Response<Self::RunTaskStream>, Status> {
         let spec = request::task(wanted.into_inner())?;
-        Ok(Response::new(answers(self.backend.run_task(spec).await)?))
+        let attending = self.attendance.begin(&spec.deployment_id, &spec.task_id);
+        let events = answers(self.backend.run_task(spec).await)?;
+        // Until the caller drops the stream.
+        let events = events.inspect(move |_| {
+            let _ = &attending;
+        });
+        Ok(Response::new(events.boxed()))
     }
 
     async fn delete_task(
@@ -158,7 +166,10 @@ impl DeploymentService for KraneService {
         &self,
         wanted: Request<ListDeploymentsRequest>,
     ) -> Result<Response<ListDeploymentsResponse>, Status> {
-        let found = self.backend.list(wanted.get_ref().sizes).await.map_err(status)?;
+        let mut found = self.backend.list(wanted.get_ref().sizes).await.map_err(status)?;
+        for one in &mut found {
+            one.attended = self.attendance.of(&one.deployment_id, &one.task_id);
+        }
         Ok(Response::new(ListDeploymentsResponse { found }))
     }
 }

@@ -119,7 +119,8 @@ impl Archive for Store {
             Garbage::Record { deployment_id } => {
                 give_up_record(&mut tx, deployment_id, cutoffs).await?
             }
-            Garbage::LeftOver { .. } => false,
+            // The runtime's, of which nothing is recorded.
+            Garbage::LeftOver { .. } | Garbage::Task { .. } => false,
         };
         if given_up {
             commit(tx).await?;
@@ -141,7 +142,7 @@ impl Store {
     async fn ranked(&self, condition: &str, cutoffs: &Cutoffs, limit: u32) -> Result<Vec<AnyRow>> {
         let sql = format!(
             "SELECT id, image_reference, image_digest, image_local_only FROM ({RANKED}) r \
-             WHERE {condition} ORDER BY updated_at LIMIT $4"
+             WHERE {condition} ORDER BY COALESCE(image_given_up_at, 0), updated_at LIMIT $4"
         );
         sqlx::query(AssertSqlSafe(sql))
             .bind(cutoffs.sources)

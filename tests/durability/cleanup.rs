@@ -66,6 +66,17 @@ async fn a_sweep_whose_every_run_runs_twice_removes_once_and_only_what_is_past()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_finds_nothing_journals_one_look() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    assert_eq!(sweep(&here, false).await["amounts"], json!({}));
+    let runs = "SELECT j.name FROM sys_journal j JOIN sys_invocation i ON i.id = j.id \
+                WHERE i.target_service_name = 'Janitor' AND j.entry_type = 'Command: Run'";
+    let runs = here.query(runs).await.unwrap();
+    assert!(!runs.is_empty());
+    assert!(runs.iter().all(|run| run["name"] == "find-garbage"), "{runs:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sweep_goes_on_whoever_is_killed_in_it() {
     let mut here = Installation::apart(&SETTINGS, &[]).await;
     let [first, second, third] = three(&here).await;

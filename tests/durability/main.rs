@@ -32,4 +32,5 @@ mod retries;
 mod scales;
 mod stalls;
 mod support;
+mod tasks;
 mod unwind;

@@ -20,6 +20,8 @@ use crate::instant::world::World;
 
 /// In the command line of a build's process, followed by its submission.
 const MARK: &str = "launchway-chaos-";
+/// Seconds that a build takes, unless it is to take longer.
+pub const A_MOMENT: &str = "0.1";
 /// Ends well when it is told to, as a server should.
 const SERVE: &str = "trap 'exit 0' TERM; /bin/busybox httpd -f -p 8080 -h /bin & wait";
 /// Between two looks at what is being built.
@@ -74,8 +76,14 @@ impl Outside {
             Self::Instant(world) => {
                 world.ids("tasks").iter().any(|task| task.starts_with(of.as_str()))
             }
-            Self::Docker(engine) => engine.has_task(of),
+            Self::Docker(engine) => !engine.tasks(of).is_empty(),
         }
+    }
+
+    /// The ids of the tasks of a deployment.
+    pub fn tasks(&self, of: &DeploymentId) -> Vec<String> {
+        let Self::Docker(engine) = self else { panic!("only of a Docker engine") };
+        engine.tasks(of)
     }
 
     /// The tasks of a deployment go, as if somebody had removed their containers.
@@ -191,11 +199,12 @@ impl Engine {
             .collect()
     }
 
-    fn has_task(&self, of: &DeploymentId) -> bool {
+    fn tasks(&self, of: &DeploymentId) -> Vec<String> {
         let deployment = format!("label=launchway.deployment={of}");
-        let task = "label=launchway.task";
-        let found = self.docker(&["ps", "-aq", "--filter", &deployment, "--filter", task]);
-        !found.is_empty()
+        let (task, id) = ("label=launchway.task", r#"{{.Label "launchway.task"}}"#);
+        let filters = ["--filter", &deployment, "--filter", task];
+        let found = self.docker(&[&["ps", "-a", "--format", id], &filters[..]].concat());
+        found.lines().map(str::to_owned).collect()
     }
 
     fn first_created(&self, of: &DeploymentId) -> Option<i64> {
@@ -238,13 +247,13 @@ impl Builds {
     }
 }
 
-/// A build context whose build takes a moment and can be seen by its submission.
-pub fn context(submission: &str) -> Vec<u8> {
+/// A build context whose build takes so long and can be seen by its submission.
+pub fn context(submission: &str, seconds: &str) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     fs::copy("/bin/busybox", dir.path().join("busybox")).unwrap();
     let dockerfile = format!(
         "FROM scratch\nCOPY busybox /bin/busybox\n\
-         RUN [\"/bin/busybox\", \"sh\", \"-c\", \"/bin/busybox sleep 0.1; :\", \"{MARK}{submission}\"]\n\
+         RUN [\"/bin/busybox\", \"sh\", \"-c\", \"/bin/busybox sleep {seconds}; :\", \"{MARK}{submission}\"]\n\
          CMD [\"/bin/busybox\", \"sh\", \"-c\", \"{SERVE}\"]\n"
     );
     fs::write(dir.path().join("Dockerfile"), dockerfile).unwrap();

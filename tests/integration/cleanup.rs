@@ -1,6 +1,6 @@
 //! `gc`, on real images, contexts and a real disk.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{path::PathBuf, process::Command};
 
 use serde_json::Value;
 
@@ -21,21 +21,6 @@ fn count(found: &Value, kind: &str) -> u64 {
     let amounts = found["amounts"].as_array().unwrap();
     let amount = amounts.iter().find(|amount| amount["kind"] == kind);
     amount.map_or(0, |amount| amount["count"].as_u64().unwrap())
-}
-
-/// The files of the contexts in the object store.
-fn contexts(here: &Installation) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut dirs = vec![here.data().join("objects/launchway/contexts")];
-    while let Some(dir) = dirs.pop() {
-        for entry in fs::read_dir(&dir).unwrap().flatten() {
-            match entry.file_type().unwrap().is_dir() {
-                true => dirs.push(entry.path()),
-                false => files.push(entry.path()),
-            }
-        }
-    }
-    files
 }
 
 fn has_image(reference: &str) -> bool {
@@ -61,7 +46,7 @@ fn gc_lists_and_removes_what_is_past_and_nothing_that_is_needed() {
     here.stop_up();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(age(&here.data().join("launchway.db"), 100));
-    let before = contexts(&here);
+    let before = here.contexts();
     assert_eq!(before.len(), 3, "{before:?}");
     for context in &before {
         let touched = Command::new("touch").args(["-d", "100 days ago"]).arg(context).status();
@@ -75,13 +60,23 @@ fn gc_lists_and_removes_what_is_past_and_nothing_that_is_needed() {
     let image = items.iter().find(|item| item["kind"] == "image").unwrap();
     assert_eq!(image["name"], oldest_image.as_str());
     assert!(image["size"].as_u64().unwrap() > 1_000_000, "{image}");
-    assert!(has_image(&oldest_image) && contexts(&here).len() == 3, "a dry run removes nothing");
+    assert!(has_image(&oldest_image) && here.contexts().len() == 3, "a dry run removes nothing");
+
+    let holder = docker(&["create", &oldest_image]).swap_remove(0);
+    let removed = here.json(&["gc"]);
+    let kinds = ["context", "image", "record"].map(|kind| count(&removed, kind));
+    assert_eq!(kinds, [3, 0, 0], "{removed:#}");
+    assert!(has_image(&oldest_image), "a container has it");
+    let listed = here.json(&["gc", "--dry-run"]);
+    assert_eq!(count(&listed, "image"), 1, "it is on the list until it is gone: {listed:#}");
+    docker(&["rm", &holder]);
 
     let removed = here.json(&["gc"]);
-    assert_eq!(count(&removed, "record"), 1, "{removed:#}");
+    let kinds = ["image", "record"].map(|kind| count(&removed, kind));
+    assert_eq!(kinds, [1, 1], "{removed:#}");
     assert!(!has_image(&oldest_image), "its image is still there");
     assert!(has_image(&older_image) && has_image(&newest_image));
-    assert_eq!(contexts(&here), Vec::<PathBuf>::new());
+    assert_eq!(here.contexts(), Vec::<PathBuf>::new());
     assert_eq!(here.run(&["inspect", &oldest]).status.code(), Some(9));
     assert_eq!(here.get("shop-preview-local.localhost", "/").body, "three");
     let refused = here.run(&["redeploy", &newest]);

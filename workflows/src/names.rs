@@ -3,6 +3,20 @@
 /// The environment where none is named.
 pub const DEFAULT_ENVIRONMENT: &str = "preview";
 
+/// Tasks that are gone with their caller are named so.
+const ATTENDED_TASK: &str = "run-";
+
+/// The id of a task that is gone with its caller.
+pub fn attended_task(unique: &str) -> String {
+    format!("{ATTENDED_TASK}{unique}")
+}
+
+/// Whether a task is to go with its caller; others are kept as the record of
+/// their start.
+pub fn is_attended_task(id: &str) -> bool {
+    id.starts_with(ATTENDED_TASK)
+}
+
 /// A name breaks the rule for names.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(

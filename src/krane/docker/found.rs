@@ -24,11 +24,10 @@ pub(super) async fn all(
     let networks = docker.list_networks(Some(options)).await.map_err(|error| failed(&error))?;
     let networks = networks.into_iter().map(|network| Found {
         namespace: namespace(&network.labels.unwrap_or_default()),
-        deployment_id: String::new(),
         kind: "network".to_owned(),
         id: network.name.unwrap_or_default(),
         created_at: network.created.map(|at| at.timestamp_millis()).unwrap_or_default(),
-        size: 0,
+        ..Found::default()
     });
     Ok(containers.into_iter().filter_map(container).chain(networks).collect())
 }
@@ -37,7 +36,7 @@ fn container(found: ContainerSummary) -> Option<Found> {
     let id = super::name_of(&found);
     let labels = found.labels?;
     // Started by a person from an image of ours: theirs.
-    let kind = match (labels::is_task(&labels), labels.contains_key(labels::INSTANCES)) {
+    let kind = match (labels::task_in(&labels).is_some(), labels.contains_key(labels::INSTANCES)) {
         (true, _) => "task",
         (false, true) => "instance",
         (false, false) => return None,
@@ -49,6 +48,8 @@ fn container(found: ContainerSummary) -> Option<Found> {
         id,
         created_at: found.created.unwrap_or_default().saturating_mul(1000),
         size: found.size_rw.and_then(|size| u64::try_from(size).ok()).unwrap_or_default(),
+        task_id: labels::task_in(&labels).unwrap_or_default().to_owned(),
+        attended: false,
     })
 }
 

@@ -177,8 +177,8 @@ pub(super) fn namespace_in(labels: &LabelMap) -> Option<&str> {
     labels.get(ENVIRONMENT).map(String::as_str)
 }
 
-pub(super) fn is_task(labels: &LabelMap) -> bool {
-    labels.contains_key(TASK)
+pub(super) fn task_in(labels: &LabelMap) -> Option<&str> {
+    labels.get(TASK).map(String::as_str)
 }
 
 pub(super) fn time_limit_in(labels: &LabelMap) -> Option<Duration> {

@@ -137,7 +137,9 @@ impl Monitor {
     fn take(&self, event: EventMessage) {
         let actor = event.actor.unwrap_or_default();
         let labels = actor.attributes.unwrap_or_default();
-        let Some(id) = labels::deployment_in(&labels).filter(|_| !labels::is_task(&labels)) else {
+        let Some(id) =
+            labels::deployment_in(&labels).filter(|_| labels::task_in(&labels).is_none())
+        else {
             return;
         };
         if event.action.as_deref() == Some("die") {

@@ -124,6 +124,7 @@ fn about(object: &impl ResourceExt, kind: &str) -> Found {
         kind: kind.to_owned(),
         id,
         created_at: created,
-        size: 0,
+        task_id: label(keys::TASK),
+        ..Found::default()
     }
 }

@@ -7,7 +7,7 @@ use launchway_workflows::{
     error::{ErrorCode, StepError},
     ids::BuildId,
     model::BuiltImage,
-    ports::{BuildEvent, BuildEventKind, BuildSpec, Builder, OutputStream, Push},
+    ports::{BuildEvent, BuildEventKind, BuildSpec, Builder, OutputStream, Push, Removal},
     step::Step,
 };
 use sha2::{Digest, Sha256};
@@ -88,11 +88,11 @@ impl Builder for InstantBuilder {
         Ok(self.has_image(image).await?.then_some(1000))
     }
 
-    async fn remove_image(&self, image: &BuiltImage) -> Result<(), StepError> {
+    async fn remove_image(&self, image: &BuiltImage) -> Result<Removal, StepError> {
         let build = image.reference.rsplit_once(':').map_or("", |(_, build)| build);
         if self.world.remove(IMAGES, build) {
             self.world.note("remove-image", build);
         }
-        Ok(())
+        Ok(Removal::Gone)
     }
 }

@@ -26,7 +26,7 @@ const MAX_RETRY_DELAY: Duration = Duration::from_secs(1);
 /// How often a held step looks for a cancel that another process recorded.
 const CANCEL_POLL: Duration = Duration::from_millis(500);
 /// Largest journaled result of a step, in bytes.
-const MAX_RESULT: usize = 64 * 1024;
+pub(crate) const MAX_RESULT: usize = 64 * 1024;
 
 /// Why `deploy` does not go on.
 #[derive(Debug, Clone)]

@@ -154,10 +154,10 @@ pub trait Builder: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// Takes an image out of the builder's own engine. One that is absent, or that
-    /// something runs, is left as it is.
-    async fn remove_image(&self, _image: &BuiltImage) -> Result<(), StepError> {
-        Ok(())
+    /// Takes an image out of the builder's own engine; one that is absent, or that
+    /// it never had, is gone.
+    async fn remove_image(&self, _image: &BuiltImage) -> Result<Removal, StepError> {
+        Ok(Removal::Gone)
     }
 
     /// Room where builds are kept; `None`: it is elsewhere, and not known.
@@ -169,6 +169,15 @@ pub trait Builder: Send + Sync + 'static {
     async fn make_room(&self) -> Result<(), StepError> {
         Ok(())
     }
+}
+
+/// What became of the removal of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// It is not there any more.
+    Gone,
+    /// A container has it: it stays for now.
+    InUse,
 }
 
 /// Room on a disk.

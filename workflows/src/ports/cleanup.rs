@@ -39,6 +39,15 @@ pub enum Garbage {
         /// Which.
         deployment_id: DeploymentId,
     },
+    /// A command beside the instances whose caller is gone.
+    Task {
+        /// The runtime's namespace.
+        namespace: String,
+        /// Whose.
+        deployment_id: DeploymentId,
+        /// Its id.
+        task: String,
+    },
     /// Instances, tasks or networks of a deployment that nothing knows, or that
     /// is not to run.
     LeftOver {
@@ -59,6 +68,7 @@ impl Garbage {
             Garbage::Image { .. } => "image",
             Garbage::BuildLog { .. } => "build-log",
             Garbage::Record { .. } => "record",
+            Garbage::Task { .. } => "task",
             Garbage::LeftOver { .. } => "left-over",
         }
     }
@@ -69,7 +79,7 @@ impl Garbage {
             Garbage::Context { size, .. }
             | Garbage::Image { size, .. }
             | Garbage::BuildLog { size, .. } => *size,
-            Garbage::Record { .. } | Garbage::LeftOver { .. } => 0,
+            Garbage::Record { .. } | Garbage::Task { .. } | Garbage::LeftOver { .. } => 0,
         }
     }
 }
@@ -109,6 +119,17 @@ pub struct Found {
     pub kind: String,
     /// Milliseconds since the epoch.
     pub created_at: i64,
+    /// Of a task.
+    pub task: Option<FoundTask>,
+}
+
+/// A task that the runtime has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundTask {
+    /// Its id.
+    pub id: String,
+    /// Somebody follows it now.
+    pub attended: bool,
 }
 
 /// The database, as cleaning up needs it. Everything that removes is a

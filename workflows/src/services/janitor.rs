@@ -74,6 +74,9 @@ impl Janitor {
                 let amounts = janitor::amounts(&found);
                 return Ok(Json(Swept { amounts, items: found }));
             }
+            if found.is_empty() {
+                break;
+            }
             let (core, garbage) = (Arc::clone(&self.core), found.clone());
             let Json(removed) = bounded_run!(ctx, "remove-garbage", move || async move {
                 Ok(Json(janitor::remove(&core, &garbage).await))
