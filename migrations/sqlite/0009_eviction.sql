@@ -8,3 +8,5 @@ ALTER TABLE deployments ADD COLUMN idle_timeout_ms BIGINT;
 ALTER TABLE deployments ADD COLUMN eviction TEXT;
 ALTER TABLE deployments ADD COLUMN evicted_at BIGINT;
 ALTER TABLE deployments ADD COLUMN start_failure TEXT;
+-- What works without requests is not idle when there are none.
+UPDATE deployments SET idle_timeout_ms = 0 WHERE run_options LIKE '%"processes":%';

@@ -310,6 +310,7 @@ impl Config {
             context_url_lifetime: self.storage.context_url_lifetime.get(),
             retire_after: self.run.retire_after.get(),
             keep_running: self.run.keep_running,
+            report_every: self.gateway.report_every.get(),
             build_min_free: self.build.min_free_bytes,
             retention: self.retention(),
         }

@@ -92,11 +92,6 @@ impl RouteFeed {
         tokio::join!(self.follow_krane(), self.follow_routes());
     }
 
-    /// Whether a gateway is connected.
-    pub fn is_watched(&self) -> bool {
-        self.gateways().values().any(|applied| applied.has_changed().is_ok())
-    }
-
     async fn follow_krane(&self) {
         loop {
             if let Err(error) = self.follow_krane_once().await {
@@ -261,14 +256,11 @@ impl RouteService for RouteFeed {
         let demand = Arc::clone(&self.demand);
         tokio::spawn(async move {
             // Ends with the gateway's connection, and its entry with it.
+            let mut watching = None;
             while let Ok(Some(report)) = reports.message().await {
                 applied.send_replace(report.applied_version);
-                let (active, wanted) = (report.active_deployment_ids, report.wanted_deployment_ids);
-                if !active.is_empty() || !wanted.is_empty() {
-                    let demand = Arc::clone(&demand);
-                    // What was applied next must not wait for a database.
-                    tokio::spawn(async move { demand.reported(active, wanted).await });
-                }
+                watching.get_or_insert_with(|| demand.watched(report.reports_demand));
+                demand.hear(report.active_deployment_ids, report.wanted_deployment_ids);
             }
         });
         self.gateways().retain(|_, receiver| receiver.has_changed().is_ok());
@@ -321,6 +313,7 @@ fn route(row: RouteRow, ready: &HashMap<DeploymentId, Vec<Instance>>) -> (Arc<st
         deployment_id: row.deployment_id.to_string(),
         state: state.into(),
         addresses,
+        start_failed: state == RouteState::Evicted && row.start_failed,
     };
     (row.host.into(), Arc::new(route))
 }

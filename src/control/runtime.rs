@@ -90,7 +90,7 @@ impl RuntimeService for Control {
         let task = self.task_of(&view, wanted).await?;
         let (sender, receiver) = mpsc::channel(QUEUE);
         let krane = self.krane.clone();
-        let attended = self.demand.attend(&view.id);
+        let attended = self.demand.attend(&view.id).await;
         tokio::spawn(async move {
             let _attended = attended;
             let deployment_id = task.deployment_id.clone();
@@ -128,7 +128,7 @@ impl RuntimeService for Control {
         let start = ExecInput { input: Some(exec_input::Input::Start(start_of(&view, start))) };
         let rest = messages.take_while(|message| std::future::ready(message.is_ok()));
         let rest = rest.filter_map(|message| std::future::ready(message.ok().and_then(input_of)));
-        let attended = self.demand.attend(&view.id);
+        let attended = self.demand.attend(&view.id).await;
         let output = self.krane.exec(stream::iter([start]).chain(rest)).await?;
         let output = output.inspect(move |_| {
             let _held = &attended;

@@ -106,7 +106,7 @@ impl GatewayConfig {
             cooldown: Duration::from_secs(2),
             repeat_safe: true,
             start_wait: Duration::from_secs(60),
-            report_every: Duration::from_secs(5),
+            report_every: Duration::from_secs(2),
             drain: Duration::from_secs(10),
         }
     }

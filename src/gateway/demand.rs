@@ -22,27 +22,37 @@ use super::{
     table::{Route, RouteState, RouteTable},
 };
 
-/// Requests that wait for a start, of all deployments together.
+/// Requests that wait for a start: of all deployments together, and of one.
 const MAX_WAITING: usize = 1000;
-/// A wish may get lost with a connection to the control plane.
+const MAX_WAITING_FOR_ONE: usize = 100;
+/// A wish may get lost with a connection to the control plane. Whoever comes after a
+/// start that failed waits as long for the next one to begin.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// Whether anything was asked of one deployment; shared by all its routes, and
 /// handed on from one table to the next.
-#[derive(Debug, Default)]
-pub(super) struct Activity(AtomicBool);
+#[derive(Debug)]
+pub(super) struct Activity {
+    asked: AtomicBool,
+    /// For requests that wait for its start.
+    places: Semaphore,
+}
 
 impl Activity {
+    fn new() -> Self {
+        Self { asked: AtomicBool::new(false), places: Semaphore::new(MAX_WAITING_FOR_ONE) }
+    }
+
     /// Called by every request: a write only where it changes something, because
     /// the workers share this.
     pub fn note(&self) {
-        if !self.0.load(Relaxed) {
-            self.0.store(true, Relaxed);
+        if !self.asked.load(Relaxed) {
+            self.asked.store(true, Relaxed);
         }
     }
 
     fn take(&self) -> bool {
-        self.0.load(Relaxed) && self.0.swap(false, Relaxed)
+        self.asked.load(Relaxed) && self.asked.swap(false, Relaxed)
     }
 }
 
@@ -55,7 +65,7 @@ impl Activities {
         if let Some(known) = self.0.get(deployment_id).and_then(Weak::upgrade) {
             return known;
         }
-        let fresh = Arc::new(Activity::default());
+        let fresh = Arc::new(Activity::new());
         self.0.insert(deployment_id.to_owned(), Arc::downgrade(&fresh));
         fresh
     }
@@ -113,20 +123,37 @@ impl Wanted {
 /// The route as soon as its deployment has an instance to send the request to. Not a
 /// byte of the request's body is read meanwhile.
 pub(super) async fn started(gateway: &Gateway, route: &Arc<Route>) -> Result<Arc<Route>, Fault> {
-    let Ok(_place) = gateway.wanted.places.try_acquire() else { return Err(Fault::Crowded) };
+    let places = (gateway.wanted.places.try_acquire(), route.activity.places.try_acquire());
+    let (Ok(_one), Ok(_of_this)) = places else { return Err(Fault::Crowded) };
+    let not_started = || Fault::NotStarted { deployment_id: route.spec.deployment_id.clone() };
     let mut tables = gateway.changed.subscribe();
-    let deadline = Instant::now() + gateway.config.start_wait;
+    let begun = Instant::now();
+    let mut deadline;
+    let mut starting = false;
     loop {
         // Subscribed before: a table that comes from here on is not missed.
         match gateway.table.load().find(&route.spec.host) {
             None => return Err(Fault::UnknownHost),
-            Some(now) if now.spec.state != RouteState::Evicted => return Ok(Arc::clone(now)),
-            Some(now) => gateway.wanted.ask(&now.spec.deployment_id),
+            Some(now) => match now.spec.state {
+                RouteState::Evicted { start_failed: true } if starting => {
+                    return Err(not_started());
+                }
+                RouteState::Evicted { start_failed } => {
+                    starting = !start_failed;
+                    let patience = if starting { gateway.config.start_wait } else { ASK_AGAIN };
+                    deadline = begun + patience.min(gateway.config.start_wait);
+                    gateway.wanted.ask(&now.spec.deployment_id);
+                }
+                RouteState::Serving | RouteState::Retired => return Ok(Arc::clone(now)),
+            },
         }
         let now = Instant::now();
         if now >= deadline {
-            return Err(Fault::NotStarted { deployment_id: route.spec.deployment_id.clone() });
+            return Err(not_started());
         }
-        let _ = timeout_at(deadline.min(now + ASK_AGAIN), tables.changed()).await;
+        tokio::select! {
+            _ = timeout_at(deadline.min(now + ASK_AGAIN), tables.changed()) => {}
+            () = gateway.draining.cancelled() => return Err(not_started()),
+        }
     }
 }

@@ -163,6 +163,7 @@ fn reports(
                 applied_version: *versions.borrow_and_update(),
                 active_deployment_ids: active,
                 wanted_deployment_ids: gateway.wanted.take(),
+                reports_demand: true,
             };
             Some((report, (gateway, versions, looks)))
         },

@@ -113,7 +113,7 @@ impl Exchange {
     async fn started(&mut self, route: Arc<Route>) -> Result<Arc<Route>, (Fault, Arc<Route>)> {
         route.activity.note();
         self.record.set_route(&route);
-        if route.spec.state != RouteState::Evicted {
+        if !matches!(route.spec.state, RouteState::Evicted { .. }) {
             return Ok(route);
         }
         match demand::started(self.gateway(), &route).await {

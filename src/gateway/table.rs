@@ -34,7 +34,10 @@ pub(super) enum RouteState {
     /// It is told how to bring the deployment back.
     Retired,
     /// It waits until the deployment is started again.
-    Evicted,
+    Evicted {
+        /// The last start has failed.
+        start_failed: bool,
+    },
 }
 
 /// Where one host goes, as fed and as persisted.
@@ -68,7 +71,7 @@ impl TryFrom<v1::Route> for RouteSpec {
         let state = match route.state() {
             v1::RouteState::Serving => RouteState::Serving,
             v1::RouteState::Retired => RouteState::Retired,
-            v1::RouteState::Evicted => RouteState::Evicted,
+            v1::RouteState::Evicted => RouteState::Evicted { start_failed: route.start_failed },
             v1::RouteState::Unspecified => {
                 return Err(refuse("its state is unknown to this gateway"));
             }
@@ -284,6 +287,7 @@ mod tests {
             deployment_id: "dep_1".to_owned(),
             state: v1::RouteState::Serving.into(),
             addresses: vec!["127.0.0.1:80".to_owned()],
+            start_failed: false,
         };
         assert!(RouteSpec::try_from(good.clone()).is_ok());
         for bad in [

@@ -16,11 +16,32 @@ use super::{
     releases::image, routes::lock_environment,
 };
 
-/// Deployments noted by one statement.
-const NOTED_AT_ONCE: usize = 200;
+/// Deployments looked up by one statement.
+const LOOKED_UP_AT_ONCE: usize = 200;
+/// Milliseconds within which somebody who asks again is not noted again.
+const NOTED_AGAIN: i64 = 500;
 /// An eviction or a start that takes longer was ended from outside: it is taken up
 /// again.
 const ENDED_FROM_OUTSIDE: i64 = 20 * 60 * 1000;
+
+/// What silence is taken for want of requests.
+#[derive(Debug, Clone, Copy)]
+pub struct Silence {
+    /// Timeout of deployments, except of production, that say nothing; zero: never.
+    pub default: Duration,
+    /// When somebody was there is noted so much later at most.
+    pub slack: Duration,
+    /// Since when requests are reported, in milliseconds since the epoch.
+    pub watched_since: i64,
+}
+
+fn idle(row: &AnyRow) -> Result<Idle> {
+    Ok(Idle {
+        deployment_id: parse(row, "id")?,
+        active_at: get(row, "active_at")?,
+        stops: get(row, "stops")?,
+    })
+}
 
 /// From the columns `eviction`, `evicted_at` and `start_failure`.
 pub(super) fn eviction(row: &AnyRow) -> Result<Option<EvictionRecord>> {
@@ -37,70 +58,94 @@ pub(super) fn eviction_state(row: &AnyRow) -> Result<Option<EvictionState>> {
 }
 
 impl Store {
-    /// What has had no request for its idle timeout and for `slack` beyond: when
-    /// somebody was there is noted a little later. `default` is for deployments,
-    /// except of production, that say nothing; zero: never.
+    /// What has had no request for its idle timeout.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn idle(&self, default: Duration, slack: Duration, limit: u32) -> Result<Vec<Idle>> {
+    pub async fn idle(&self, silence: &Silence, limit: u32) -> Result<Vec<Idle>> {
         let rows = sqlx::query(
-            "SELECT i.id, i.stops, i.active_at FROM (SELECT d.id, d.stops, d.eviction, d.evicted_at, \
+            "SELECT i.id, i.stops, i.active_at FROM (SELECT d.id, d.stops, \
              COALESCE(d.active_at, d.live_at, d.updated_at) AS active_at, COALESCE(d.idle_timeout_ms, \
              CASE WHEN e.slug = 'production' THEN 0 ELSE $1 END) AS timeout \
              FROM deployments d JOIN environments e ON e.id = d.environment_id \
-             WHERE d.status IN ('live', 'ready') AND d.scaling IS NULL) i \
-             WHERE i.timeout > 0 AND i.active_at + i.timeout < $2 AND (i.eviction IS NULL \
-             OR (i.eviction = 'starting' AND i.active_at < $3) \
-             OR (i.eviction = 'evicting' AND i.evicted_at < $3)) \
+             WHERE d.status IN ('live', 'ready') AND d.scaling IS NULL AND d.eviction IS NULL) i \
+             WHERE i.timeout > 0 AND i.active_at + i.timeout < $2 AND i.timeout < $3 \
              ORDER BY i.active_at LIMIT $4",
         )
-        .bind(millis(default))
-        .bind(now_ms() - millis(slack))
+        .bind(millis(silence.default))
+        .bind(now_ms() - millis(silence.slack))
+        .bind(now_ms() - millis(silence.slack) - silence.watched_since)
+        .bind(i64::from(limit))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(database)?;
+        rows.iter().map(idle).collect()
+    }
+
+    /// What is being stopped or started for so long that nobody does: an operator has
+    /// ended the invocation.
+    ///
+    /// # Errors
+    /// The database does not answer.
+    pub async fn left_behind(&self, limit: u32) -> Result<Vec<Idle>> {
+        let rows = sqlx::query(
+            "SELECT id, stops, COALESCE(active_at, live_at, updated_at) AS active_at FROM deployments \
+             WHERE status IN ('live', 'ready') AND eviction IN ('evicting', 'starting') \
+             AND evicted_at < $1 ORDER BY evicted_at LIMIT $2",
+        )
         .bind(now_ms() - ENDED_FROM_OUTSIDE)
         .bind(i64::from(limit))
         .fetch_all(&self.pool)
         .await
         .map_err(database)?;
-        let idle = |row: &AnyRow| {
-            Ok(Idle {
-                deployment_id: parse(row, "id")?,
-                active_at: get(row, "active_at")?,
-                stops: get(row, "stops")?,
-            })
-        };
         rows.iter().map(idle).collect()
     }
 
-    /// Notes that these are asked for something now.
+    /// Notes that these are asked for something now, as far as they could be evicted
+    /// and it was not noted just before.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn note_active(&self, ids: &[DeploymentId]) -> Result<()> {
-        for ids in ids.chunks(NOTED_AT_ONCE) {
-            let places: Vec<_> = (2..ids.len() + 2).map(|place| format!("${place}")).collect();
+    pub async fn note_active(&self, ids: &[DeploymentId], default: Duration) -> Result<()> {
+        for ids in ids.chunks(LOOKED_UP_AT_ONCE) {
+            let places: Vec<_> = (3..ids.len() + 3).map(|place| format!("${place}")).collect();
             let sql = format!(
-                "UPDATE deployments SET active_at = $1 WHERE status IN ('live', 'ready') AND id IN ({})",
+                "SELECT id FROM deployments WHERE status IN ('live', 'ready') \
+                 AND COALESCE(idle_timeout_ms, $1) > 0 AND COALESCE(active_at, 0) < $2 AND id IN ({})",
                 places.join(", ")
             );
-            let query = sqlx::query(AssertSqlSafe(sql)).bind(now_ms());
+            let query = sqlx::query(AssertSqlSafe(sql)).bind(millis(default));
+            let query = query.bind(now_ms() - NOTED_AGAIN);
             let query = ids.iter().fold(query, |query, id| query.bind(id.as_str()));
-            query.execute(&self.writer).await.map_err(database)?;
+            for row in query.fetch_all(&self.pool).await.map_err(database)? {
+                // One at a time: a move of an environment locks several, in its order.
+                sqlx::query("UPDATE deployments SET active_at = $2 WHERE id = $1")
+                    .bind(get::<String>(&row, "id")?)
+                    .bind(now_ms())
+                    .execute(&self.writer)
+                    .await
+                    .map_err(database)?;
+            }
         }
         Ok(())
     }
 
-    /// Whether it simply runs (`None`), and else where it is.
+    /// Where it is, unless it simply runs, and how often its instances have been
+    /// stopped.
     ///
     /// # Errors
     /// The database does not answer.
-    pub async fn eviction_of(&self, id: &DeploymentId) -> Result<Option<EvictionState>> {
-        let row = sqlx::query("SELECT eviction FROM deployments WHERE id = $1")
-            .bind(id.as_str())
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(database)?;
-        row.map_or(Ok(None), |row| eviction_state(&row))
+    pub async fn eviction_of(&self, id: &DeploymentId) -> Result<Option<(EvictionRecord, i64)>> {
+        let row = sqlx::query(
+            "SELECT eviction, evicted_at, start_failure, stops FROM deployments WHERE id = $1",
+        )
+        .bind(id.as_str())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(database)?;
+        let Some(row) = row else { return Ok(None) };
+        let stops = get(&row, "stops")?;
+        Ok(eviction(&row)?.map(|record| (record, stops)))
     }
 }
 
@@ -108,20 +153,24 @@ impl Store {
 impl ports::Evictions for Store {
     async fn begin_eviction(&self, idle: &Idle) -> Result<Guarded> {
         let id = &idle.deployment_id;
+        let mut tx = self.write().await?;
+        // A scale or a release that begins meanwhile sees it, or is seen.
+        lock_environment(&mut tx, id).await?;
         let begun = sqlx::query(
             "UPDATE deployments SET eviction = 'evicting', evicted_at = $2, start_failure = NULL, \
              stops = stops + CASE WHEN eviction = 'evicting' THEN 0 ELSE 1 END \
              WHERE id = $1 AND status IN ('live', 'ready') AND (eviction = 'evicting' \
-             OR ((eviction IS NULL OR eviction = 'starting') AND scaling IS NULL AND stops = $3 \
+             OR (eviction IS NULL AND scaling IS NULL AND stops = $3 \
              AND COALESCE(active_at, live_at, updated_at) = $4))",
         )
         .bind(id.as_str())
         .bind(now_ms())
         .bind(idle.stops)
         .bind(idle.active_at)
-        .execute(&self.writer)
+        .execute(&mut *tx)
         .await
         .map_err(database)?;
+        commit(tx).await?;
         self.settled(id, begun.rows_affected())
     }
 
@@ -137,19 +186,37 @@ impl ports::Evictions for Store {
     }
 
     async fn is_evicted(&self, id: &DeploymentId) -> Result<bool> {
-        let state = self.eviction_of(id).await?;
-        Ok(matches!(state, Some(EvictionState::Evicting | EvictionState::Evicted)))
+        let record = self.eviction_of(id).await?.map(|(record, _)| record.state);
+        Ok(matches!(record, Some(EvictionState::Evicting | EvictionState::Evicted)))
     }
 
-    async fn begin_start(&self, id: &DeploymentId) -> Result<Option<StartTarget>> {
+    async fn asked_since(&self, idle: &Idle) -> Result<bool> {
+        let row = sqlx::query(
+            "SELECT id FROM deployments WHERE id = $1 AND COALESCE(active_at, live_at, updated_at) > $2",
+        )
+        .bind(idle.deployment_id.as_str())
+        .bind(idle.active_at)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(database)?;
+        Ok(row.is_some())
+    }
+
+    async fn begin_start(
+        &self,
+        id: &DeploymentId,
+        stops: Option<i64>,
+    ) -> Result<Option<StartTarget>> {
         let mut tx = self.write().await?;
         lock_environment(&mut tx, id).await?;
         let begun = sqlx::query(
-            "UPDATE deployments SET eviction = 'starting', active_at = $2 \
-             WHERE id = $1 AND eviction IS NOT NULL AND status IN ('live', 'ready')",
+            "UPDATE deployments SET eviction = 'starting', active_at = $2, evicted_at = $2, \
+             start_failure = NULL WHERE id = $1 AND eviction IS NOT NULL \
+             AND status IN ('live', 'ready') AND stops = COALESCE($3, stops)",
         )
         .bind(id.as_str())
         .bind(now_ms())
+        .bind(stops)
         .execute(&mut *tx)
         .await
         .map_err(database)?;
@@ -178,12 +245,13 @@ impl ports::Evictions for Store {
 
     async fn undo_start(&self, id: &DeploymentId, failure: &StepFailure) -> Result<Guarded> {
         let undone = sqlx::query(
-            "UPDATE deployments SET start_failure = $2, \
+            "UPDATE deployments SET start_failure = $2, evicted_at = $3, \
              stops = stops + CASE WHEN eviction = 'starting' THEN 1 ELSE 0 END, eviction = 'evicting' \
              WHERE id = $1 AND eviction IN ('starting', 'evicting')",
         )
         .bind(id.as_str())
         .bind(json(failure)?)
+        .bind(now_ms())
         .execute(&self.writer)
         .await
         .map_err(database)?;

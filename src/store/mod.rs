@@ -41,6 +41,7 @@ pub use audit::{Act, AuditRow};
 pub use changes::ChangeLog;
 pub(crate) use depot::DepotClaim;
 pub use domains::DomainView;
+pub use evictions::Silence;
 pub use journals::{JournalLine, UnsavedJournal};
 pub use keys::{ApiKey, ApiKeyView, Role};
 pub use open::OpenError;

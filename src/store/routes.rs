@@ -31,11 +31,13 @@ pub struct RouteRow {
     pub status: DeploymentStatus,
     /// Whether its instances are stopped for want of requests.
     pub eviction: Option<EvictionState>,
+    /// And the last try to start them has failed.
+    pub start_failed: bool,
     /// Instances of it that are about to be stopped.
     pub drained: Option<Drained>,
 }
 
-const ROUTES: &str = "SELECT m.name, m.deployment_id, d.status, d.scaling, d.eviction FROM domains m \
+const ROUTES: &str = "SELECT m.name, m.deployment_id, d.status, d.scaling, d.eviction, d.start_failure FROM domains m \
     JOIN deployments d ON d.id = m.deployment_id";
 
 fn route_row(row: &AnyRow) -> Result<RouteRow> {
@@ -44,6 +46,7 @@ fn route_row(row: &AnyRow) -> Result<RouteRow> {
         deployment_id: parse(row, "deployment_id")?,
         status: parse(row, "status")?,
         eviction: eviction_state(row)?,
+        start_failed: get::<Option<String>>(row, "start_failure")?.is_some(),
         drained: drained(row)?,
     })
 }

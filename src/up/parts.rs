@@ -228,8 +228,7 @@ impl Parts {
         let feed = RouteFeed::new(store.clone(), krane.clone(), Arc::clone(&demand));
         self.feed = Some(Arc::clone(&feed));
         self.spawn_endless(Arc::clone(&feed).run());
-        let watched = Arc::clone(&feed);
-        self.spawn_endless(Arc::clone(&demand).evict_idle(move || watched.is_watched()));
+        self.spawn_endless(Arc::clone(&demand).evict_idle());
         let control = Control {
             store: store.clone(),
             storage: storage.clone(),

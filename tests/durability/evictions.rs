@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use launchway::store::Silence;
 use launchway_workflows::{ids::DeploymentId, ports::EvictionState, status::DeploymentStatus};
 use serde_json::{Value, json};
 
@@ -13,16 +14,18 @@ use crate::{
     support::{Installation, Process, REPLICAS, eventually},
 };
 
-const SETTINGS: [&str; 2] = ["run.keep_running=0", "run.retire_after=10ms"];
+const SETTINGS: [&str; 3] =
+    ["run.keep_running=0", "run.retire_after=10ms", "gateway.report_every=10ms"];
 const FEW_TRIES: [(&str, &str); 1] = [("LAUNCHWAY_FAILPOINT_TRIES", "4")];
 const UNFINISHED: &str = "SELECT id FROM sys_invocation WHERE target_service_name = 'Eviction' \
                           AND status <> 'completed'";
 
 /// What its eviction is asked with.
 async fn eviction(here: &Installation, id: &DeploymentId) -> (String, Value) {
-    let moment = Duration::from_millis(1);
+    let silence =
+        Silence { default: Duration::from_millis(1), slack: Duration::ZERO, watched_since: 0 };
     let idle = eventually(&format!("{id} is idle"), async || {
-        let idle = here.store.idle(moment, Duration::ZERO, 100).await.unwrap();
+        let idle = here.store.idle(&silence, 100).await.unwrap();
         idle.into_iter().find(|idle| idle.deployment_id == *id)
     })
     .await;
@@ -36,11 +39,7 @@ pub async fn evict(here: &Installation, id: &DeploymentId) -> Result<Value, Stri
 
 /// Starts it, as for a request, and gives the answer.
 pub async fn start(here: &Installation, id: &DeploymentId) -> Result<Value, String> {
-    let ingress = here.address("restate.ingress_bind");
-    let request = here.http.post(format!("http://{ingress}/Eviction/{id}/start"));
-    let answer = request.send().await.unwrap();
-    let (status, text) = (answer.status(), answer.text().await.unwrap());
-    if status.is_success() { Ok(serde_json::from_str(&text).unwrap()) } else { Err(text) }
+    here.ask(&format!("Eviction/{id}/start"), &json!({})).await
 }
 
 async fn state(here: &Installation, id: &DeploymentId) -> Option<EvictionState> {
@@ -62,24 +61,47 @@ async fn settled(here: &Installation, id: &DeploymentId, what: &str) -> Option<E
 async fn what_is_killed_at_whichever_run_of_an_eviction_or_a_start_is_completed() {
     let mut here = Installation::apart(&SETTINGS, &[]).await;
     let id = here.deploy("shop").await;
-    let points = |runs: &[&'static str]| -> Vec<_> {
-        runs.iter().flat_map(|run| [(*run, "run"), (*run, "ran")]).collect()
-    };
     let evicting = points(&["begin-eviction", "stop-evicted"]);
     let starting = points(&["begin-start", "start-evicted", "watch-instances", "finish-start"]);
-    let rounds = starting.iter().enumerate().map(|(number, at)| (evicting[number % 4], *at));
-    for (number, (evicting, starting)) in rounds.enumerate() {
-        let killed = [Process::Worker, Process::Restate, Process::Krane][number % 3];
+    // Every point with every process, for a start; for an eviction, each several times.
+    let killed = [Process::Worker, Process::Restate, Process::Krane];
+    let rounds = killed.iter().flat_map(|killed| starting.iter().map(move |at| (*killed, *at)));
+    for (number, (killed, starting)) in rounds.enumerate() {
+        let evicting = evicting[number % evicting.len()];
         let (handler, idle) = eviction(&here, &id).await;
-        interrupted(&mut here, evicting, killed, &handler, Some(idle)).await;
-        let what = format!("{evicting:?}");
+        interrupted(&mut here, evicting, killed, &handler, &idle).await;
+        let what = format!("{evicting:?} {killed:?}");
         assert_eq!(settled(&here, &id, &what).await, Some(EvictionState::Evicted), "{what}");
         let handler = format!("Eviction/{id}/start");
-        interrupted(&mut here, starting, killed, &handler, None).await;
-        let what = format!("{starting:?}");
+        interrupted(&mut here, starting, killed, &handler, &json!({})).await;
+        let what = format!("{starting:?} {killed:?}");
         assert_eq!(settled(&here, &id, &what).await, None, "{what}");
     }
     assert_single_effects(&here, &id).await;
+}
+
+/// And the same of a start that is undone.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_killed_while_a_start_is_undone_is_completed() {
+    let mut here = Installation::apart(&SETTINGS, &FEW_TRIES).await;
+    let id = here.deploy("shop").await;
+    assert_eq!(evict(&here, &id).await.unwrap(), json!(true));
+    let undoing = points(&["undo-start", "stop-evicted"]);
+    for (number, at) in undoing.into_iter().enumerate() {
+        let killed = [Process::Worker, Process::Restate, Process::Krane][number % 3];
+        here.arm("watch-instances", "broken");
+        let handler = format!("Eviction/{id}/start");
+        interrupted(&mut here, at, killed, &handler, &json!({})).await;
+        here.disarm("watch-instances", "broken");
+        let what = format!("{at:?} {killed:?}");
+        assert_eq!(settled(&here, &id, &what).await, Some(EvictionState::Evicted), "{what}");
+    }
+    assert_eq!(start(&here, &id).await.unwrap()["verdict"], "done");
+    assert_single_effects(&here, &id).await;
+}
+
+fn points(runs: &[&'static str]) -> Vec<(&'static str, &'static str)> {
+    runs.iter().flat_map(|run| [(*run, "run"), (*run, "ran")]).collect()
 }
 
 /// Kills the process while the run of the handler is held at its point.
@@ -88,14 +110,11 @@ async fn interrupted(
     (run, kind): (&str, &str),
     killed: Process,
     handler: &str,
-    input: Option<Value>,
+    input: &Value,
 ) {
     here.arm(run, kind);
     // Not waited for: its caller dies with the server.
-    match input {
-        Some(input) => here.send(handler, &input).await,
-        None => here.ingress.send(handler).await.unwrap(),
-    }
+    here.send(handler, input).await;
     here.run_parked(run, kind).await;
     here.kill(killed);
     here.release(run, kind);
@@ -122,6 +141,24 @@ async fn a_request_that_comes_while_it_is_stopped_starts_it_when_that_is_done() 
     assert_eq!(settled(&here, &id, "after both").await, None);
     let again = start(&here, &id).await.unwrap();
     assert_eq!(again["verdict"], "nothing", "it runs: {again}");
+}
+
+/// Somebody asks while requests under way end: nothing is stopped.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_before_it_is_stopped_goes_on_at_once() {
+    let here = Installation::together(&SETTINGS, &[]).await;
+    let id = here.deploy("shop").await;
+    here.arm("begin-eviction", "ran");
+    let (evicted, ()) = tokio::join!(evict(&here, &id), async {
+        here.run_parked("begin-eviction", "ran").await;
+        assert_eq!(state(&here, &id).await, Some(EvictionState::Evicting));
+        let moment = Duration::from_millis(1);
+        here.store.note_active(std::slice::from_ref(&id), moment).await.unwrap();
+        here.release("begin-eviction", "ran");
+    });
+    assert_eq!(evicted.unwrap(), json!(false));
+    assert_eq!(settled(&here, &id, "asked for").await, None);
+    assert_single_effects(&here, &id).await;
 }
 
 /// Requests must not wait for a runtime that cannot stop what runs.

@@ -18,7 +18,8 @@ use crate::{
     support::{Installation, REPLICAS, eventually},
 };
 
-const SETTINGS: [&str; 5] = [
+const SETTINGS: [&str; 6] = [
+    "gateway.report_every=10ms",
     "build.concurrency=1",
     "run.keep_running=0",
     "run.retire_after=10ms",

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
+use launchway_proto::gateway::v1::Route;
 use tokio::time::Instant;
 
 use super::support::*;
@@ -34,6 +35,59 @@ async fn a_start_that_takes_too_long_is_told_with_the_way_to_the_reason() {
     assert_eq!((status, page["error"]["code"].as_str()), (503, Some("not_started")), "{answer}");
     assert!(page["error"]["remedy"].as_str().unwrap().contains("launchway why dep_app"), "{body}");
     assert!(answer.contains("retry-after: 5"), "{answer}");
+}
+
+/// Whoever waits hears of the failure at once, and whoever comes then has it tried
+/// again.
+#[tokio::test]
+async fn requests_do_not_wait_for_a_start_that_has_failed() {
+    let app = Instance::named("hello").await;
+    let mut setup = Setup::new(vec![evicted("app.localhost")]).await;
+    let failed = Route { start_failed: true, ..evicted("app.localhost") };
+    let ((status, _), ()) = tokio::join!(setup.gateway.get("app.localhost", "/"), async {
+        setup.control.wanted("dep_app").await;
+        setup.control.publish(change(2, vec![failed.clone()], &[])).await;
+    });
+    assert_eq!(status, 503);
+    let ((status, body), ()) = tokio::join!(setup.gateway.get("app.localhost", "/"), async {
+        setup.control.wanted("dep_app").await;
+        setup.control.publish(change(3, vec![evicted("app.localhost")], &[])).await;
+        setup.control.publish(change(4, vec![route("app.localhost", &[app.address])], &[])).await;
+    });
+    assert_eq!((status, body.as_str()), (200, "hello"));
+}
+
+#[tokio::test]
+async fn one_deployment_does_not_take_all_the_places() {
+    let setup = Setup::new(vec![evicted("app.localhost"), evicted("other.localhost")]).await;
+    let Setup { gateway, mut control, dir: _dir } = setup;
+    let gateway = std::sync::Arc::new(gateway);
+    let waiting: Vec<_> = (0..100)
+        .map(|_| {
+            let gateway = std::sync::Arc::clone(&gateway);
+            tokio::spawn(async move { gateway.get("app.localhost", "/").await.0 })
+        })
+        .collect();
+    let begun = Instant::now();
+    // One more of it is refused, once all of them wait.
+    let adjusted = loop {
+        let once = tokio::time::timeout(SOON, gateway.get("app.localhost", "/")).await;
+        if let Ok((status, _)) = once {
+            break status;
+        }
+        assert!(begun.elapsed() < PATIENCE, "nobody is refused");
+    };
+    assert_eq!(adjusted, 503);
+    let other = Instance::named("other").await;
+    let ((status, _), ()) = tokio::join!(gateway.get("other.localhost", "/"), async {
+        control.wanted("dep_other").await;
+        control.publish(change(2, vec![route("other.localhost", &[other.address])], &[])).await;
+    });
+    assert_eq!(status, 200);
+    control.publish(change(3, vec![], &["app.localhost"])).await;
+    for one in waiting {
+        assert_eq!(one.await.unwrap(), 404);
+    }
 }
 
 #[tokio::test]
@@ -71,11 +125,12 @@ async fn requests_and_open_streams_are_reported_and_silence_is_not() {
         let body = stream.lock().unwrap().take().unwrap();
         async move { hyper::Response::new(body) }
     });
-    let (streaming, asked) = (streaming.await, Instance::named("hello").await);
+    let (asked, silent) = (Instance::named("hello").await, Instance::named("").await);
+    let streaming = streaming.await;
     let routes = vec![
         route("stream.localhost", &[streaming.address]),
         route("asked.localhost", &[asked.address]),
-        route("silent.localhost", &[asked.address]),
+        route("silent.localhost", &[silent.address]),
     ];
     let adjust = |config: &mut crate::gateway::GatewayConfig| config.report_every = SOON;
     let mut setup = Setup::with(routes, adjust).await;

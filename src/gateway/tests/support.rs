@@ -122,6 +122,7 @@ pub fn route(host: &str, addresses: &[SocketAddr]) -> Route {
         deployment_id: format!("dep_{}", host.split('.').next().unwrap()),
         state: RouteState::Serving.into(),
         addresses: addresses.iter().map(SocketAddr::to_string).collect(),
+        start_failed: false,
     }
 }
 
@@ -180,7 +181,7 @@ impl RouteService for Feed {
         let (applied, reports) = (Arc::clone(&self.applied), self.reports.clone());
         tokio::spawn(async move {
             while let Ok(Some(request)) = requests.message().await {
-                assert!(!request.gateway_id.is_empty());
+                assert!(!request.gateway_id.is_empty() && request.reports_demand);
                 applied.send_replace(request.applied_version);
                 let _ = reports.send(request);
             }

@@ -19,7 +19,7 @@ use super::{
     DeploymentId, Store, WorkspaceId, claims, invocation, live, on_both_databases, routing,
     submission,
 };
-use crate::store::now_ms;
+use crate::store::{Silence, now_ms};
 
 on_both_databases!(
     what_has_no_requests_for_longer_than_its_timeout_is_idle,
@@ -31,8 +31,13 @@ on_both_databases!(
 
 const MOMENT: Duration = Duration::from_millis(1);
 
+/// As if gateways had always told.
+fn silence(default: Duration) -> Silence {
+    Silence { default, slack: Duration::ZERO, watched_since: 0 }
+}
+
 async fn idle(store: &Store, default: Duration) -> Vec<Idle> {
-    store.idle(default, Duration::ZERO, 100).await.unwrap()
+    store.idle(&silence(default), 100).await.unwrap()
 }
 
 /// The deployment, once its timeout of a millisecond is over.
@@ -42,6 +47,15 @@ async fn idle_one(store: &Store, id: &DeploymentId) -> Idle {
         if let Some(idle) = found.into_iter().find(|idle| idle.deployment_id == *id) {
             return idle;
         }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Somebody asks for it, longer after the last time than is noted as one.
+async fn noted(store: &Store, id: &DeploymentId) {
+    let before = idle_one(store, id).await;
+    while !store.asked_since(&before).await.unwrap() {
+        store.note_active(std::slice::from_ref(id), MOMENT).await.unwrap();
         tokio::task::yield_now().await;
     }
 }
@@ -106,17 +120,21 @@ async fn what_has_no_requests_for_longer_than_its_timeout_is_idle(store: &Store)
     // Switched off, only what asks for it itself is.
     assert_eq!(ids(idle(store, Duration::ZERO).await), std::slice::from_ref(&asks));
     assert_eq!(ids(idle(store, Duration::from_secs(60)).await), std::slice::from_ref(&asks));
-    let slack = Duration::from_secs(60);
-    assert_eq!(store.idle(MOMENT, slack, 100).await.unwrap(), []);
-    store.note_active(&[asks.clone(), never.clone()]).await.unwrap();
-    let noted = idle_one(store, &asks).await;
-    assert!(now_ms() - noted.active_at < 60_000, "{noted:?}");
+    let later = Silence { slack: Duration::from_secs(60), ..silence(MOMENT) };
+    assert_eq!(store.idle(&later, 100).await.unwrap(), []);
+    let blind = Silence { watched_since: now_ms() + 1, ..silence(MOMENT) };
+    assert_eq!(store.idle(&blind, 100).await.unwrap(), [], "nobody would have told");
+    let before = idle_one(store, &asks).await;
+    noted(store, &asks).await;
+    let after = idle_one(store, &asks).await;
+    assert!(after.active_at > before.active_at, "{before:?} {after:?}");
+    assert!(store.asked_since(&before).await.unwrap() && !store.asked_since(&after).await.unwrap());
 }
 
 async fn an_eviction_and_a_start_follow_each_other_and_are_repeatable(store: &Store) {
     let (plan, _) = live(store, "one").await;
     let id = plan.deployment_id;
-    assert!(store.begin_start(&id).await.unwrap().is_none(), "it runs");
+    assert!(store.begin_start(&id, None).await.unwrap().is_none(), "it runs");
     assert_eq!(store.finish_eviction(&id).await.unwrap(), Guarded::Lost);
     let idle_now = idle_one(store, &id).await;
     for _ in 0..2 {
@@ -131,7 +149,7 @@ async fn an_eviction_and_a_start_follow_each_other_and_are_repeatable(store: &St
     assert_eq!(store.begin_eviction(&idle_now).await.unwrap(), Guarded::Lost, "done already");
     assert!(idle(store, MOMENT).await.is_empty(), "what is evicted is not evicted again");
     for _ in 0..2 {
-        let target = store.begin_start(&id).await.unwrap().unwrap();
+        let target = store.begin_start(&id, None).await.unwrap().unwrap();
         assert_eq!((target.plan.deployment_id, target.image.as_str()), (id.clone(), "shop:1"));
         assert_eq!(state(store, &id).await, Some(EvictionState::Starting));
         assert!(!store.is_evicted(&id).await.unwrap());
@@ -149,9 +167,7 @@ async fn what_is_asked_for_meanwhile_is_not_evicted(store: &Store) {
     let (plan, _) = live(store, "one").await;
     let id = plan.deployment_id;
     let seen = idle_one(store, &id).await;
-    // A millisecond later, so that it differs.
-    while now_ms() <= seen.active_at {}
-    store.note_active(std::slice::from_ref(&id)).await.unwrap();
+    noted(store, &id).await;
     assert_eq!(store.begin_eviction(&seen).await.unwrap(), Guarded::Lost);
     let seen = idle_one(store, &id).await;
     let begun = store.begin_scale(&scale(&plan.environment_id), &invocation("scale-1")).await;
@@ -178,7 +194,7 @@ async fn a_start_that_fails_leaves_it_evicted_with_the_reason(store: &Store) {
     evicted(store, &id).await;
     let failure = StepFailure::new(ErrorCode::NotReady, "it answers 500");
     assert_eq!(store.undo_start(&id, &failure).await.unwrap(), Guarded::Lost, "nobody starts it");
-    store.begin_start(&id).await.unwrap().unwrap();
+    store.begin_start(&id, None).await.unwrap().unwrap();
     for _ in 0..2 {
         assert_eq!(store.undo_start(&id, &failure).await.unwrap(), Guarded::Applied);
     }
@@ -186,8 +202,13 @@ async fn a_start_that_fails_leaves_it_evicted_with_the_reason(store: &Store) {
     let shown = store.deployment(&WorkspaceId::local(), &id).await.unwrap().unwrap();
     let eviction = shown.eviction.unwrap();
     assert_eq!((eviction.state, eviction.start_failure), (EvictionState::Evicted, Some(failure)));
-    // The next start is a new one.
-    store.begin_start(&id).await.unwrap().unwrap();
+    // One that waited behind it is none any more; the next one is.
+    let (_, stops) = store.eviction_of(&id).await.unwrap().unwrap();
+    assert!(store.begin_start(&id, Some(stops - 1)).await.unwrap().is_none());
+    store.begin_start(&id, Some(stops)).await.unwrap().unwrap();
+    let shown = store.deployment(&WorkspaceId::local(), &id).await.unwrap().unwrap();
+    assert_eq!(shown.eviction.unwrap().start_failure, None, "it is tried again");
+    store.begin_start(&id, None).await.unwrap().unwrap();
     store.finish_start(&id).await.unwrap();
     assert_eq!(state(store, &id).await, None);
 }
@@ -210,7 +231,7 @@ async fn what_is_evicted_can_be_promoted_and_scaled_and_retires_like_any_other(s
     let (newer, _) = live(store, "two").await;
     let retirable = store.retirement_candidates(&newer.deployment_id, 0).await.unwrap();
     assert_eq!(store.begin_retirement(&retirable[0]).await.unwrap(), Guarded::Applied);
-    assert!(store.begin_start(&id).await.unwrap().is_none(), "what retires is not started");
+    assert!(store.begin_start(&id, None).await.unwrap().is_none(), "what retires is not started");
     store.finish_retirement(&id).await.unwrap();
     assert_eq!(state(store, &id).await, None, "retired says it all");
 }

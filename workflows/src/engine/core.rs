@@ -29,6 +29,8 @@ pub struct Settings {
     pub retire_after: Duration,
     /// Previous deployments of an environment that stay running.
     pub keep_running: u32,
+    /// How often gateways tell which deployments have requests.
+    pub report_every: Duration,
     /// Bytes that must be free where builds are kept.
     pub build_min_free: u64,
     /// What is kept for how long.

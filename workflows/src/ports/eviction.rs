@@ -64,8 +64,8 @@ impl FromStr for EvictionState {
 pub struct EvictionRecord {
     /// Where it is.
     pub state: EvictionState,
-    /// Since when its instances are stopped or about to be, in milliseconds since
-    /// the epoch.
+    /// Since when its instances are stopped or about to be, or start, in
+    /// milliseconds since the epoch.
     pub since: i64,
     /// Why the last start has failed.
     pub start_failure: Option<StepFailure>,
@@ -94,14 +94,22 @@ pub trait Evictions: Send + Sync + 'static {
     /// what is recorded then.
     async fn is_evicted(&self, id: &DeploymentId) -> Result<bool, StoreError>;
 
+    /// Whether somebody has asked for it since it was seen to be idle.
+    async fn asked_since(&self, idle: &Idle) -> Result<bool, StoreError>;
+
     /// From now on its ready instances are sent requests. `None`: it is not evicted,
-    /// or is not to run.
-    async fn begin_start(&self, id: &DeploymentId) -> Result<Option<StartTarget>, StoreError>;
+    /// or is not to run, or its instances have been stopped again since `stops`.
+    async fn begin_start(
+        &self,
+        id: &DeploymentId,
+        stops: Option<i64>,
+    ) -> Result<Option<StartTarget>, StoreError>;
 
     /// Its instances are ready.
     async fn finish_start(&self, id: &DeploymentId) -> Result<Guarded, StoreError>;
 
-    /// They cannot be made ready: those that there are are about to be stopped.
+    /// They cannot be made ready: those that there are are about to be stopped, and
+    /// requests wait.
     async fn undo_start(
         &self,
         id: &DeploymentId,

@@ -26,9 +26,20 @@ use crate::{
     ports::{Guarded, Idle, StartTarget},
 };
 
-/// Requests wait while instances are being stopped. When that does not succeed
-/// soon the deployment is set going again.
+/// Requests wait while instances are being stopped. When that has not succeeded for
+/// so long the deployment is set going again.
 const STOP_LIMIT: Duration = Duration::from_secs(30);
+
+/// Input of `start`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartRequest {
+    /// How often its instances had been stopped when somebody wanted it: one that
+    /// was started and stopped since is not started for that. None: it is in any
+    /// case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stops: Option<i64>,
+}
 
 /// Output of `start`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -57,7 +68,7 @@ impl Eviction {
 #[restate_sdk::object]
 impl Eviction {
     /// Lets requests wait, and stops the instances when those under way have had
-    /// time to end. False: it is not idle any more.
+    /// time to end. False: somebody asked for it meanwhile, and it runs.
     #[handler]
     async fn evict(&self, ctx: ObjectContext<'_>, idle: Json<Idle>) -> HandlerResult<Json<bool>> {
         let Json(idle) = idle;
@@ -66,46 +77,31 @@ impl Eviction {
             let message = "the body's deployment_id is not the object's key".to_owned();
             return Err(TerminalError::new_with_code(400, message).into());
         }
-        if !self.begin_eviction(&ctx, idle).await? {
+        let Some(pause) = self.begin_eviction(&ctx, &idle).await? else {
             return Ok(Json(false));
-        }
-        match self.stop(&ctx, &id).await {
-            Ok(()) => {
+        };
+        match self.stop(&ctx, &id, pause, Some(idle)).await {
+            Ok(true) => {
                 tracing::info!(deployment = %id, "evicted: nobody has asked for it");
-                Ok(Json(true))
+                return Ok(Json(true));
             }
+            Ok(false) => {}
             // Tries used up, or cancelled: requests must not wait for that.
-            Err(error) => {
-                tracing::warn!(deployment = %id, %error, "cannot be evicted; it goes on");
-                ctx.object_client::<EvictionClient>(ctx.key()).start().send();
-                Ok(Json(false))
-            }
+            Err(error) => tracing::warn!(deployment = %id, %error, "cannot be evicted; it goes on"),
         }
+        self.start_again(&ctx, &id, None).await?;
+        Ok(Json(false))
     }
 
     /// Starts the instances again. What does not get ready is stopped again.
     #[handler]
-    async fn start(&self, ctx: ObjectContext<'_>) -> HandlerResult<Json<Started>> {
+    async fn start(
+        &self,
+        ctx: ObjectContext<'_>,
+        request: Json<StartRequest>,
+    ) -> HandlerResult<Json<Started>> {
         let id = id_of(&ctx)?;
-        let Some(target) = self.begin_start(&ctx, &id).await? else {
-            return Ok(Json(Started::Nothing));
-        };
-        match self.make_ready(&ctx, &target).await {
-            Ok(()) => {
-                tracing::info!(deployment = %id, "started again");
-                Ok(Json(Started::Done))
-            }
-            Err(NotStarted::Failed(failure)) => {
-                self.undo_start(&ctx, &id, failure.clone()).await?;
-                Ok(Json(Started::Failed(failure)))
-            }
-            // Tries used up, or cancelled.
-            Err(NotStarted::Ended(error)) => {
-                let failure = StepFailure::new(ErrorCode::Internal, error.message().to_owned());
-                self.undo_start(&ctx, &id, failure).await?;
-                Err(error.into())
-            }
-        }
+        Ok(Json(self.start_again(&ctx, &id, request.0.stops).await?))
     }
 }
 
@@ -124,42 +120,78 @@ impl From<TerminalError> for NotStarted {
 }
 
 impl Eviction {
+    async fn start_again(
+        &self,
+        ctx: &ObjectContext<'_>,
+        id: &DeploymentId,
+        stops: Option<i64>,
+    ) -> Result<Started, TerminalError> {
+        let Some(target) = self.begin_start(ctx, id, stops).await? else {
+            return Ok(Started::Nothing);
+        };
+        match self.make_ready(ctx, &target).await {
+            Ok(()) => {
+                tracing::info!(deployment = %id, "started again");
+                Ok(Started::Done)
+            }
+            Err(NotStarted::Failed(failure)) => {
+                self.undo_start(ctx, id, failure.clone()).await?;
+                Ok(Started::Failed(failure))
+            }
+            // Tries used up, or cancelled.
+            Err(NotStarted::Ended(error)) => {
+                let failure = StepFailure::new(ErrorCode::Internal, error.message().to_owned());
+                self.undo_start(ctx, id, failure).await?;
+                Err(error)
+            }
+        }
+    }
+
+    /// The pause until the instances may be stopped, in milliseconds.
     async fn begin_eviction(
         &self,
         ctx: &ObjectContext<'_>,
-        idle: Idle,
-    ) -> Result<bool, TerminalError> {
-        self.record(ctx, "begin-eviction", move |core| {
-            let idle = idle.clone();
-            Box::pin(async move {
-                let begun = core.evictions.begin_eviction(&idle).await? == Guarded::Applied;
-                if begun {
-                    core.announcer.announce().await;
-                }
-                Ok(begun)
+        idle: &Idle,
+    ) -> Result<Option<u64>, TerminalError> {
+        let idle = idle.clone();
+        let Json(pause) = self
+            .record(ctx, "begin-eviction", move |core| {
+                let idle = idle.clone();
+                Box::pin(async move {
+                    let begun = core.evictions.begin_eviction(&idle).await?;
+                    Ok(Json(requests_wait(&core, begun).await))
+                })
             })
-        })
-        .await
+            .await?;
+        Ok(pause)
     }
 
-    async fn stop(&self, ctx: &ObjectContext<'_>, id: &DeploymentId) -> Result<(), TerminalError> {
-        let pause = drain(&self.core.settings);
+    /// Lets requests under way end, and stops the instances; not when somebody has
+    /// asked for an idle one meanwhile: false.
+    async fn stop(
+        &self,
+        ctx: &ObjectContext<'_>,
+        id: &DeploymentId,
+        pause: u64,
+        idle: Option<Idle>,
+    ) -> Result<bool, TerminalError> {
         ctx.service_client::<WaitsClient>().pause(Json(pause)).call().await?;
         let (core, id) = (Arc::clone(&self.core), id.clone());
         let soon = record_policy().max_duration(STOP_LIMIT);
-        bounded_run!(ctx, "stop-evicted", soon, move || stop(core, id)).await
+        bounded_run!(ctx, "stop-evicted", soon, move || stop(core, id, idle)).await
     }
 
     async fn begin_start(
         &self,
         ctx: &ObjectContext<'_>,
         id: &DeploymentId,
+        stops: Option<i64>,
     ) -> Result<Option<StartTarget>, TerminalError> {
         let id = id.clone();
         let Json(target) = self
             .record(ctx, "begin-start", move |core| {
                 let id = id.clone();
-                Box::pin(async move { Ok(Json(core.evictions.begin_start(&id).await?)) })
+                Box::pin(async move { Ok(Json(core.evictions.begin_start(&id, stops).await?)) })
             })
             .await?;
         Ok(target)
@@ -205,18 +237,21 @@ impl Eviction {
         id: &DeploymentId,
         failure: StepFailure,
     ) -> Result<(), TerminalError> {
-        let id = id.clone();
-        self.record(ctx, "undo-start", move |core| {
-            let (id, failure) = (id.clone(), failure.clone());
-            Box::pin(async move {
-                if core.evictions.undo_start(&id, &failure).await? == Guarded::Lost {
-                    return Ok(());
-                }
-                core.announcer.announce().await;
-                stop(core, id).await
+        let whose = id.clone();
+        let Json(pause) = self
+            .record(ctx, "undo-start", move |core| {
+                let (id, failure) = (whose.clone(), failure.clone());
+                Box::pin(async move {
+                    let undone = core.evictions.undo_start(&id, &failure).await?;
+                    Ok(Json(requests_wait(&core, undone).await))
+                })
             })
-        })
-        .await
+            .await?;
+        if let Some(pause) = pause {
+            // Some of its instances may have been sent requests.
+            self.stop(ctx, id, pause, None).await?;
+        }
+        Ok(())
     }
 
     /// A run that a cancel cannot skip.
@@ -238,11 +273,28 @@ fn id_of(ctx: &ObjectContext<'_>) -> Result<DeploymentId, TerminalError> {
         .map_err(|error| TerminalError::new_with_code(400, error.to_string()))
 }
 
-async fn stop(core: Arc<Core>, id: DeploymentId) -> HandlerResult<()> {
+/// What is recorded has reached the gateways: the pause until those who were sent
+/// requests before may be stopped, in milliseconds. It lasts until gateways have told
+/// what they sent meanwhile.
+async fn requests_wait(core: &Core, recorded: Guarded) -> Option<u64> {
+    if recorded == Guarded::Lost {
+        return None;
+    }
+    core.announcer.announce().await;
+    let told = core.settings.report_every * 2;
+    Some(drain(&core.settings).max(u64::try_from(told.as_millis()).unwrap_or(u64::MAX)))
+}
+
+async fn stop(core: Arc<Core>, id: DeploymentId, idle: Option<Idle>) -> HandlerResult<bool> {
+    if let Some(idle) = idle
+        && core.evictions.asked_since(&idle).await?
+    {
+        return Ok(false);
+    }
     if let Some(namespace) = core.store.run_target(&id).await? {
         let deleted = core.runtime.delete(&namespace, &id).await;
         deleted.map_err(|error: StepError| HandlerError::from(error.failure().to_string()))?;
     }
     core.evictions.finish_eviction(&id).await?;
-    Ok(())
+    Ok(true)
 }

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    eviction::{EvictionClient, Started},
+    eviction::{EvictionClient, StartRequest, Started},
     retirement::RetirementClient,
     routing::{RoutingClient, SwapRequest, Swapped},
     waits::{ReadyRequest, WaitsClient},
@@ -178,7 +178,13 @@ impl Release {
         target: &ReleaseTarget,
     ) -> Result<(), NotMoved> {
         let id = target.plan.deployment_id.as_str();
-        match ctx.object_client::<EvictionClient>(id).start().call().await?.0 {
+        match ctx
+            .object_client::<EvictionClient>(id)
+            .start(Json(StartRequest::default()))
+            .call()
+            .await?
+            .0
+        {
             Started::Done | Started::Nothing => Ok(()),
             Started::Failed(failure) => Err(NotMoved::Failed(failure)),
         }

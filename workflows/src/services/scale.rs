@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    eviction::{EvictionClient, Started},
+    eviction::{EvictionClient, StartRequest, Started},
     waits::{ReadyRequest, WaitsClient},
 };
 use crate::{
@@ -95,14 +95,15 @@ impl Scale {
     ) -> HandlerResult<Json<Scaled>> {
         let Json(request) = request;
         of_key(&ctx, &request.environment_id)?;
-        let target = loop {
-            match self.begin(&ctx, request.clone()).await? {
-                ScaleStart::Begun(target) => break target,
+        let (target, pause) = loop {
+            let (start, pause) = self.begin(&ctx, request.clone()).await?;
+            match start {
+                ScaleStart::Begun(target) => break (target, pause),
                 ScaleStart::LeftBehind(target) => self.take_back(&ctx, &target).await?,
                 ScaleStart::Refused(reason) => return Ok(Json(Scaled::Refused(reason))),
             }
         };
-        match self.carry_out(&ctx, &target).await {
+        match self.carry_out(&ctx, &target, pause).await {
             Ok(()) => Ok(Json(Scaled::Done {
                 deployment_id: target.plan.deployment_id,
                 process: target.process,
@@ -163,12 +164,13 @@ impl From<TerminalError> for NotScaled {
 }
 
 impl Scale {
+    /// And the pause until instances that are to go may be stopped.
     async fn begin(
         &self,
         ctx: &ObjectContext<'_>,
         request: ScaleRequest,
-    ) -> Result<ScaleStart, TerminalError> {
-        let Json(start) = self
+    ) -> Result<(ScaleStart, u64), TerminalError> {
+        let Json(begun) = self
             .record(ctx, "begin-scale", move |core, by| {
                 let request = request.clone();
                 Box::pin(async move {
@@ -177,22 +179,23 @@ impl Scale {
                     if matches!(&start, ScaleStart::Begun(target) if target.drains()) {
                         core.announcer.announce().await;
                     }
-                    Ok(Json(start))
+                    // Journaled: another configuration must not change a call.
+                    Ok(Json((start, drain(&core.settings))))
                 })
             })
             .await?;
-        Ok(start)
+        Ok(begun)
     }
 
     async fn carry_out(
         &self,
         ctx: &ObjectContext<'_>,
         target: &ScaleTarget,
+        pause: u64,
     ) -> Result<(), NotScaled> {
         if target.evicted {
             self.start(ctx, target).await?;
         } else if target.drains() {
-            let pause = drain(&self.core.settings);
             ctx.service_client::<WaitsClient>().pause(Json(pause)).call().await?;
         }
         self.apply(ctx, target).await?;
@@ -219,7 +222,13 @@ impl Scale {
     /// It starts with the scale that is recorded now.
     async fn start(&self, ctx: &ObjectContext<'_>, target: &ScaleTarget) -> Result<(), NotScaled> {
         let id = target.plan.deployment_id.as_str();
-        match ctx.object_client::<EvictionClient>(id).start().call().await?.0 {
+        match ctx
+            .object_client::<EvictionClient>(id)
+            .start(Json(StartRequest::default()))
+            .call()
+            .await?
+            .0
+        {
             Started::Done | Started::Nothing => Ok(()),
             Started::Failed(failure) => Err(NotScaled::Failed(failure)),
         }
