@@ -22,7 +22,7 @@ const SETTINGS: [&str; 5] = [
     "recovery.resume_after=2s",
 ];
 
-fn signal(here: &Installation, process: Process, name: &str) {
+pub fn signal(here: &Installation, process: Process, name: &str) {
     let pid = here.pid(process).to_string();
     assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
 }
@@ -80,6 +80,31 @@ async fn a_cancel_that_the_workflow_was_not_told_is_told() {
     here.wait(&id, DeploymentStatus::Cancelled).await;
     here.release("await-ready", "during");
     assert_clean_slate(&here, &id, &before).await;
+}
+
+/// The object's message to itself, that takes back slots nobody gives back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_of_slots_that_was_ended_by_hand_is_sent_by_who_waits_next() {
+    let here = Installation::together(&["build.concurrency=1"], &[]).await;
+    here.arm("build-image", "during");
+    let builds = here.submit("shop").await;
+    here.parked("build-image", "during").await;
+    let sweeps = async || {
+        let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'BuildSlots' \
+                   AND target_handler_name = 'sweep' AND status <> 'completed'";
+        let ids: Vec<_> = here.query(sql).await?.iter().map(|row| row["id"].clone()).collect();
+        Some(ids)
+    };
+    let lost = sweeps().await.unwrap();
+    assert_eq!(lost.len(), 1, "one is on its way: {lost:?}");
+    here.end_invocation(lost[0].as_str().unwrap(), "cancel").await;
+    eventually("none is on its way", async || sweeps().await?.is_empty().then_some(())).await;
+    let waits = here.submit("other").await;
+    eventually("another one is", async || (sweeps().await?.len() == 1).then_some(())).await;
+    here.release("build-image", "during");
+    here.ended(&[builds.clone(), waits.clone()]).await;
+    assert_single_effects(&here, &builds).await;
+    assert_single_effects(&here, &waits).await;
 }
 
 /// The row is there, the workflow was never sent, and nobody will send it.

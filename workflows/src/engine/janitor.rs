@@ -244,8 +244,9 @@ mod tests {
         }
     }
 
-    /// Nothing that is found is as long as this.
+    /// Nothing that is found is as long, or as large, as this.
     const LONGEST: usize = 1024;
+    const LARGEST: u64 = 1 << 50;
 
     fn largest() -> Vec<Garbage> {
         let text = || "x".repeat(LONGEST);
@@ -255,10 +256,10 @@ mod tests {
             [
                 Garbage::LeftOver { namespace: text(), deployment_id: id(), what: text() },
                 Garbage::Task { namespace: text(), deployment_id: id(), task: text() },
-                Garbage::Image { deployment_id: id(), image: image(), size: u64::MAX },
-                Garbage::BuildLog { deployment_id: id(), size: u64::MAX },
+                Garbage::Image { deployment_id: id(), image: image(), size: LARGEST },
+                Garbage::BuildLog { deployment_id: id(), size: LARGEST },
                 Garbage::Record { deployment_id: id() },
-                Garbage::Context { key: text(), size: u64::MAX },
+                Garbage::Context { key: text(), size: LARGEST },
             ]
         });
         each.collect()
