@@ -18,15 +18,19 @@ use launchway_workflows::{
 use tokio::sync::mpsc;
 
 use super::{
-    buildkit::{Address, EngineAddress, Output, Solve, solve, unreachable},
+    buildkit::{Address, EngineAddress, Output, Solve, made, solve, unreachable},
     engine,
     failure::{of_engine, of_push},
+    turn::Turn,
 };
 use crate::registry::{Login, Registry, tag};
 
 /// Longest single call of the engine's API. A build sends progress as it goes,
 /// and its own limit is the step's.
 const ENGINE_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// Between two looks at a build that another worker does.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Builds with a Docker engine.
 #[derive(Clone)]
@@ -126,6 +130,18 @@ impl Builder for DockerBuilder {
         spec: &BuildSpec,
         events: mpsc::Sender<BuildEvent>,
     ) -> Result<BuiltImage, StepError> {
+        // Another worker may have it, and may be frozen: what the engine makes for
+        // that one is what is wanted.
+        let _turn = loop {
+            let turn = Turn::take(&spec.build_id).map_err(no_turn)?;
+            if let Some(image) = self.find_image(spec).await? {
+                return Ok(image);
+            }
+            match turn {
+                Some(turn) => break turn,
+                None => tokio::time::sleep(LOOK).await,
+            }
+        };
         let channel = self.buildkit.connect().await.map_err(unreachable)?;
         let name = self.name(spec);
         let options = Solve {
@@ -135,6 +151,7 @@ impl Builder for DockerBuilder {
             cache: None,
             labels: &[("launchway.owner", &self.owner)],
             gzip: false,
+            made: &|| made(self, spec),
         };
         solve(channel, spec, options, &events).await?;
         self.image_of(&name).await?.ok_or_else(|| {
@@ -144,7 +161,8 @@ impl Builder for DockerBuilder {
     }
 
     /// The engine ends a build when its connection is closed, which dropping
-    /// [`Builder::build`] and the death of this process both do.
+    /// [`Builder::build`] and the death of this process both do. For one that another
+    /// worker has not ended, [`Builder::build`] waits.
     async fn abort(&self, build_id: &BuildId) -> Result<(), StepError> {
         tracing::debug!(build = %build_id, "a build of this id has no connection any more");
         Ok(())
@@ -202,6 +220,11 @@ impl Builder for DockerBuilder {
             Err(error) => Err(of_engine(&error)),
         }
     }
+}
+
+fn no_turn(error: std::io::Error) -> StepError {
+    let message = format!("the turn to build cannot be taken: {error}");
+    StepError::transient(ErrorCode::BuilderUnavailable, message)
 }
 
 fn local(name: &str, digest: String) -> BuiltImage {

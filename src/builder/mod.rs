@@ -9,6 +9,7 @@ mod failure;
 mod platform;
 mod progress;
 mod redact;
+mod turn;
 
 pub use buildkit::{Address, BuildkitBuilder, EngineAddress, Tls};
 pub use check::{check_buildkit, check_depot, check_docker};

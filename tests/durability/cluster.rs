@@ -3,12 +3,13 @@
 
 use std::collections::HashSet;
 
-use launchway_workflows::{engine::failpoint::Point, step::Step};
+use launchway_workflows::{engine::failpoint::Point, status::DeploymentStatus, step::Step};
 
 use crate::{
     chaos::{SETTINGS, assert_only_the_latest_run, first_progress, release_all},
     effects::assert_single_effects,
-    support::{Installation, Process, now_ms},
+    stalls::signal,
+    support::{Installation, Process, eventually, now_ms},
 };
 
 /// From the death of a worker to the first thing that the other does.
@@ -61,6 +62,40 @@ async fn every_deployment_is_taken_over_when_its_worker_dies() {
     }
     assert_eq!(killed.len(), 2, "one of them was never given anything");
     assert_only_the_latest_run(&here, &projects).await;
+}
+
+/// The engine goes on with what a frozen worker has begun, while Restate has given
+/// the deployment to the other one: that must not build beside it, and what was
+/// built is not built again.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a build that outlasts Restate's patience, on real Docker: ./dev chaos"]
+async fn a_build_of_a_frozen_worker_is_not_done_again_on_docker() {
+    let here = Installation::with_two_workers_on_docker(&SETTINGS).await;
+    let id = here.submit_building_for("shop", "25").await;
+    eventually("it builds", async || here.outside.builds(&here.view(&id).await).then_some(()))
+        .await;
+    let entered = |point: &str| {
+        let of_the_build = |line: &crate::failpoints::Reached| {
+            line.id == id.as_str() && line.name == "build-image" && line.point == point
+        };
+        here.reached().into_iter().filter(of_the_build).map(|line| line.pid).collect::<Vec<_>>()
+    };
+    let [pid] = entered("entered")[..] else { panic!("{:?}", here.reached()) };
+    let of_pid = |worker: &Process| here.pid(*worker) == pid;
+    let frozen = [Process::Worker, Process::SecondWorker].into_iter().find(of_pid).unwrap();
+    signal(&here, frozen, "STOP");
+    eventually("the other worker has it", async || {
+        entered("entered").iter().any(|other| *other != pid).then_some(())
+    })
+    .await;
+    assert!(here.outside.builds(&here.view(&id).await), "it was to be built meanwhile");
+    here.wait(&id, DeploymentStatus::Live).await;
+    here.ended(std::slice::from_ref(&id)).await;
+    let built = assert_single_effects(&here, &id).await;
+    signal(&here, frozen, "CONT");
+    eventually("it has let go", async || entered("left").contains(&pid).then_some(())).await;
+    let still = assert_single_effects(&here, &id).await;
+    assert_eq!(still.image_digest, built.image_digest);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -160,17 +160,28 @@ impl Installation {
     /// The same on Postgres, with two workers behind one address.
     pub async fn as_cluster(settings: &[&str]) -> Self {
         let postgres = Postgres::start();
-        let (both, workers) = (free_ports(1)[0], [(); 2].map(|()| free_ports(1)[0]));
         let database = format!("database.url={}", postgres.url());
-        let url = format!("worker.url=http://{both}");
-        let settings = [settings, &[&database, &url]].concat();
+        let settings = [settings, &[&database]].concat();
         let mut this = Self::prepare_on(&postgres.url(), &settings, &[]).await;
         this.postgres = Some(postgres);
+        this.start_with_two_workers().await
+    }
+
+    /// On a Docker engine, with two workers behind one address.
+    pub async fn with_two_workers_on_docker(settings: &[&str]) -> Self {
+        let mut this = Self::prepare(settings, &[]).await;
+        this.outside = Outside::Docker(Engine::new(&this.data(), None));
+        this.start_with_two_workers().await
+    }
+
+    async fn start_with_two_workers(mut self) -> Self {
+        let (both, workers) = (free_ports(1)[0], [(); 2].map(|()| free_ports(1)[0]));
+        self.settings.push(format!("worker.url=http://{both}"));
         let first = SETTINGS.iter().position(|known| *known == "worker.bind").unwrap();
-        this.ports[first] = workers[0];
-        this.second_worker = workers[1];
+        self.ports[first] = workers[0];
+        self.second_worker = workers[1];
         tokio::spawn(balance(tokio::net::TcpListener::bind(both).await.unwrap(), workers));
-        let mut this = this.start_apart().await;
+        let mut this = self.start_apart().await;
         this.start(P::SecondWorker).await;
         this
     }
@@ -398,7 +409,13 @@ impl Installation {
 
     /// The same with a release command that may not run twice.
     pub async fn submit_releasing(&self, project: &str, command: &[&str]) -> DeploymentId {
-        self.submission_of(project, run_options(command, false)).await
+        self.submission_of(project, run_options(command, false), outside::A_MOMENT).await
+    }
+
+    /// The same of a project whose build takes so many seconds on a Docker engine.
+    pub async fn submit_building_for(&self, project: &str, seconds: &'static str) -> DeploymentId {
+        let options = run_options(&["/bin/busybox", "true"], true);
+        self.submission_of(project, options, seconds).await
     }
 
     /// The same, on its own. It is repeated until it is answered, as a caller
@@ -407,13 +424,15 @@ impl Installation {
         &self,
         project: &str,
     ) -> impl Future<Output = DeploymentId> + 'static + use<> {
-        self.submission_of(project, run_options(&["/bin/busybox", "true"], true))
+        let options = run_options(&["/bin/busybox", "true"], true);
+        self.submission_of(project, options, outside::A_MOMENT)
     }
 
     fn submission_of(
         &self,
         project: &str,
         run_options: Value,
+        seconds: &'static str,
     ) -> impl Future<Output = DeploymentId> + 'static + use<> {
         let (store, ingress) = (self.store.clone(), self.ingress.clone());
         let upload = match &self.outside {
@@ -428,7 +447,7 @@ impl Installation {
             let context = format!("contexts/{project}/{key}.tar.gz");
             if let Some((objects, _)) = &upload {
                 objects.ensure_bucket().await.unwrap();
-                objects.put(&context, outside::context(&key).into()).await.unwrap();
+                objects.put(&context, outside::context(&key, seconds).into()).await.unwrap();
             }
             let body = json!({
                 "project_id": project,

@@ -7,6 +7,7 @@ mod solve;
 
 use async_trait::async_trait;
 use bollard_buildkit_proto::moby::buildkit::v1::control_client::ControlClient;
+use futures::future::BoxFuture;
 use launchway_workflows::{
     error::{ErrorCode, StepError},
     ids::BuildId,
@@ -20,6 +21,7 @@ use super::{failure, redact::Redactor};
 use crate::registry::{CacheRef, Login, Registry};
 pub use channel::{Address, EngineAddress, Tls};
 pub(super) use request::Output;
+use solve::{Exported, Made};
 
 pub(super) type Control = ControlClient<Channel>;
 
@@ -42,15 +44,16 @@ pub(super) struct Solve<'a> {
     pub(super) cache: Option<CacheRef>,
     pub(super) labels: &'a [(&'a str, &'a str)],
     pub(super) gzip: bool,
+    pub(super) made: Made<'a>,
 }
 
-/// Builds on an open channel; what the exporter says of the image.
+/// Builds on an open channel.
 pub(super) async fn solve(
     channel: Channel,
     spec: &BuildSpec,
     solve: Solve<'_>,
     events: &mpsc::Sender<BuildEvent>,
-) -> Result<std::collections::BTreeMap<String, String>, StepError> {
+) -> Result<Exported, StepError> {
     let mut request = request::of(spec, solve.output, solve.cache.as_ref(), solve.labels)?;
     let passwords = solve.logins.iter().map(|login| &login.password);
     let redactor = Redactor::new(spec.secrets.values().chain(passwords));
@@ -62,6 +65,7 @@ pub(super) async fn solve(
         max_output: spec.max_output,
         gzip: solve.gzip,
         dockerfile: spec.dockerfile_path.as_deref().unwrap_or("Dockerfile"),
+        made: solve.made,
     };
     match solve::run(channel.clone(), job(request.clone()), events).await {
         // Its cache names a layer that it does not have any more, and would for
@@ -122,9 +126,14 @@ impl Builder for BuildkitBuilder {
             cache: self.registry.cache(spec),
             labels: &[("launchway.owner", &self.owner)],
             gzip: false,
+            made: &|| made(self, spec),
         };
-        let response = solve(channel, spec, options, &events).await?;
-        Ok(BuiltImage { reference, digest: pushed_digest(&response)?, local_only: false })
+        match solve(channel, spec, options, &events).await? {
+            Some(response) => {
+                Ok(BuiltImage { reference, digest: pushed_digest(&response)?, local_only: false })
+            }
+            None => made_before(self, spec).await,
+        }
     }
 
     /// BuildKit ends a build when its connection is closed, which dropping
@@ -139,6 +148,22 @@ impl Builder for BuildkitBuilder {
         self.registry.verify(&image.reference, &image.digest).await?;
         Ok(Push::Pushed(image.clone()))
     }
+}
+
+/// Whether the image of a build is there, as far as can be told now.
+pub(super) fn made<'a>(builder: &'a dyn Builder, spec: &'a BuildSpec) -> BoxFuture<'a, bool> {
+    Box::pin(async move { matches!(builder.find_image(spec).await, Ok(Some(_))) })
+}
+
+/// The image that an earlier build of the same id has made.
+pub(super) async fn made_before(
+    builder: &dyn Builder,
+    spec: &BuildSpec,
+) -> Result<BuiltImage, StepError> {
+    builder.find_image(spec).await?.ok_or_else(|| {
+        let message = "the image of an earlier build of this id is gone again";
+        StepError::transient(ErrorCode::BuilderUnavailable, message)
+    })
 }
 
 /// The image of a build, where a registry has it.

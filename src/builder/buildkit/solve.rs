@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, pin::pin, time::Duration};
 use bollard_buildkit_proto::moby::buildkit::v1::{
     ListWorkersRequest, SolveRequest, StatusRequest, UpdateBuildHistoryRequest,
 };
+use futures::future::BoxFuture;
 use launchway_workflows::{
     error::{ErrorCode, StepError},
     ports::BuildEvent,
@@ -37,8 +38,15 @@ const FORGET_LIMIT: Duration = Duration::from_secs(5);
 const HEARTBEAT: Duration = Duration::from_secs(15);
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(15);
 
+/// What the exporter says about an image; `None`: an earlier build of the same id
+/// has made it.
+pub(in crate::builder) type Exported = Option<BTreeMap<String, String>>;
+
+/// Whether the image is there.
+pub(in crate::builder) type Made<'a> = &'a (dyn Fn() -> BoxFuture<'a, bool> + Send + Sync);
+
 /// What a solve needs besides its request.
-pub(in crate::builder) struct Job<'a> {
+pub(in crate::builder) struct Job<'a, 'm> {
     /// The build; its session is filled in here.
     pub(in crate::builder) request: SolveRequest,
     /// Registry logins that BuildKit may ask for.
@@ -53,18 +61,19 @@ pub(in crate::builder) struct Job<'a> {
     pub(in crate::builder) gzip: bool,
     /// For the message about a missing Dockerfile.
     pub(in crate::builder) dockerfile: &'a str,
+    /// Asked once an earlier build of this id has ended.
+    pub(in crate::builder) made: Made<'m>,
 }
 
-/// Builds, and returns what the exporter says about the image. Dropping the
-/// future ends the build in BuildKit.
+/// Builds. Dropping the future ends the build in BuildKit.
 ///
 /// # Errors
 /// Told apart as in [`failure`].
 pub(in crate::builder) async fn run(
     channel: Channel,
-    job: Job<'_>,
+    job: Job<'_, '_>,
     events: &mpsc::Sender<BuildEvent>,
-) -> Result<BTreeMap<String, String>, StepError> {
+) -> Result<Exported, StepError> {
     let mut progress = Progress::new(job.redactor, job.max_output);
     let mut control = control(channel, job.gzip);
     let beating = heartbeat(control.clone());
@@ -85,10 +94,10 @@ pub(in crate::builder) async fn run(
 
 async fn solve(
     control: &mut Control,
-    job: &Job<'_>,
+    job: &Job<'_, '_>,
     progress: &mut Progress<'_>,
     events: &mpsc::Sender<BuildEvent>,
-) -> Result<BTreeMap<String, String>, Status> {
+) -> Result<Exported, Status> {
     let session = Session::open(control, job.logins.clone(), job.secrets.clone()).await?;
     let mut request = SolveRequest { session: session.id.clone(), ..job.request.clone() };
     let build = request.r#ref.clone();
@@ -98,9 +107,12 @@ async fn solve(
             Err(status) if is_predecessor(&status) && number <= MAX_PREDECESSORS => {
                 tracing::info!(build, "an earlier build of this id has not ended, or just now");
                 outlast(control, &request.r#ref, old).await?;
+                if (job.made)().await {
+                    return Ok(None);
+                }
                 request.r#ref = format!("{build}.{number}");
             }
-            ended => return ended,
+            ended => return ended.map(Some),
         }
     }
     Err(Status::unavailable("no end of earlier builds of this id"))

@@ -20,7 +20,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    buildkit::{Output, Solve, find_pushed, pushed_digest, solve, unreachable},
+    buildkit::{Output, Solve, find_pushed, made, made_before, pushed_digest, solve, unreachable},
     platform::{Platform, Platforms},
 };
 use crate::registry::{Login, Registry};
@@ -153,8 +153,11 @@ impl DepotBuilder {
                 cache: None,
                 labels: &[("launchway.owner", &self.owner)],
                 gzip: machine.gzip,
+                made: &|| made(self, spec),
             };
-            let response = solve(machine.channel, spec, options, events).await?;
+            let Some(response) = solve(machine.channel, spec, options, events).await? else {
+                return made_before(self, spec).await;
+            };
             let digest = pushed_digest(&response)?;
             Ok(BuiltImage { reference: reference.to_owned(), digest, local_only: false })
         };

@@ -44,6 +44,7 @@ on_every_backend! {
     a_secret_is_there_for_the_command_and_nowhere_else,
     a_dropped_build_ends_in_the_engine_within_two_seconds,
     a_build_of_a_worker_that_died_is_not_run_twice_at_once,
+    who_builds_what_another_one_is_building_is_given_that_image,
     an_unchanged_context_is_built_from_the_cache,
     a_build_that_is_tried_again_has_its_own_output,
     a_wrong_password_is_told_apart_from_a_lost_registry,
@@ -297,6 +298,19 @@ async fn a_build_of_a_worker_that_died_is_not_run_twice_at_once(backend: Backend
     assert_eq!(sleeping(&seconds), 1, "two builds of one id run");
     second.abort();
     gone(&seconds, Duration::from_secs(5)).await;
+}
+
+/// Another worker, that is frozen to Restate, has it.
+async fn who_builds_what_another_one_is_building_is_given_that_image(backend: Backend) {
+    let seconds = format!("4.{}", std::process::id());
+    let bench = Bench::new(backend, &run(&format!("/bin/busybox sleep {seconds}"))).await;
+    let spec = bench.spec(BuildOptions::default()).await;
+    let first = started(&bench, spec.clone(), &seconds).await;
+    let second = bench.build(&spec).await;
+    assert_eq!(second.lines(), Vec::<String>::new());
+    let ran = |event: &BuildEvent| event.vertex.contains("RUN");
+    assert!(!second.events.iter().any(ran), "it was built again: {:?}", second.events);
+    assert_eq!(second.image(), &first.await.unwrap().unwrap());
 }
 
 /// A build that goes on.
