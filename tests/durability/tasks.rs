@@ -16,6 +16,8 @@ use crate::support::{Installation, Process, eventually, now_ms};
 
 const SETTINGS: [&str; 1] = ["retention.left_overs=1s"];
 const KEY: &str = "lwk_of_the_test";
+/// Until it is asked to end.
+const ENDLESS: &str = "trap 'exit 0' TERM; /bin/busybox sleep 600 & wait";
 
 /// A command that does not end, once it runs.
 async fn run(here: &Installation, id: &DeploymentId) -> Streaming<RunCommandResponse> {
@@ -23,7 +25,7 @@ async fn run(here: &Installation, id: &DeploymentId) -> Streaming<RunCommandResp
     let mut control = RuntimeServiceClient::connect(url).await.unwrap();
     let mut request = Request::new(RunCommandRequest {
         deployment_id: id.to_string(),
-        command: ["/bin/busybox", "sleep", "600"].map(str::to_owned).to_vec(),
+        command: ["/bin/busybox", "sh", "-c", ENDLESS].map(str::to_owned).to_vec(),
         replace_entrypoint: true,
         ..RunCommandRequest::default()
     });

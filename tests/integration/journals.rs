@@ -1,10 +1,5 @@
 //! What is said of a deployment outlives what Restate remembers of it.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-};
-
 use serde_json::Value;
 
 use crate::support::{App, Installation, eventually, text};
@@ -13,15 +8,8 @@ const QUICK: [&str; 1] = ["recovery.every=200ms"];
 
 /// Makes Restate forget an invocation.
 fn purge(here: &Installation, invocation: &str) {
-    let admin = here.address("restate.admin_bind");
-    let mut stream = TcpStream::connect(admin).unwrap();
-    let head = format!(
-        "PATCH /invocations/{invocation}/purge HTTP/1.1\r\nHost: {admin}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let answer = here.operate(invocation, "purge");
+    assert_eq!(answer.status, 200, "{answer:?}");
 }
 
 fn names(journal: &Value) -> Vec<(String, String)> {

@@ -82,6 +82,7 @@ fn handlers_journal_what_this_version_of_the_journal_says() {
         "recovery.every=1s",
         "recovery.grace=1s",
         "gateway.report_every=200ms",
+        "retention.logs=1ms",
     ];
     let here = Installation::start_with(&settings);
     play(&here);
@@ -117,6 +118,10 @@ fn play(here: &Installation) {
     here.json(&["promote", ready["deployment_id"].as_str().unwrap()]);
     here.json(&["redeploy", &first]);
     here.deploy(slow("later", 1).path(), &["--project", "shop"]);
+    eventually("there is something to remove", || {
+        let removed = here.json(&["gc"]);
+        (!removed["amounts"].as_array()?.is_empty()).then_some(())
+    });
     here.json(&["gc"]);
     here.json(&["build", &App::new("built", "").path().display().to_string(), "-p", "shop"]);
     let image = here.inspect(&first)["image"].as_str().unwrap().to_owned();
@@ -135,6 +140,7 @@ fn play(here: &Installation) {
     for replicas in ["2", "1"] {
         here.json(&["scale", replicas, "--project", "shop"]);
     }
+    kill_scale(here);
 
     let quiet = App::new("quiet", "");
     fs::write(quiet.path().join("launchway.toml"), "idle_timeout = \"1s\"\n").unwrap();
@@ -184,6 +190,27 @@ fn play(here: &Installation) {
     });
     assert!(here.admin(&waiting, "kill").status < 300);
     here.wait_status(&waiting, &["failed"]);
+}
+
+/// An operator does, and the reconciler takes it back.
+fn kill_scale(here: &Installation) {
+    here.arm("apply-scale", "run");
+    let mut scale = here.cli(&["scale", "2", "--project", "shop"]);
+    let mut scale = scale.stderr(std::process::Stdio::null()).spawn().unwrap();
+    here.wait_parked("apply-scale", "run");
+    let unfinished = "SELECT id FROM sys_invocation WHERE target_service_name = 'Scale' \
+                      AND status <> 'completed'";
+    for invocation in here.sql(unfinished) {
+        let killed = here.operate(invocation["id"].as_str().unwrap(), "kill");
+        assert!(killed.status < 300, "{killed:?}");
+    }
+    here.release("apply-scale", "run");
+    assert!(!scale.wait().unwrap().success());
+    eventually("it is taken back", || {
+        let settled = "SELECT id FROM sys_invocation WHERE target_service_name = 'Scale' \
+                       AND target_handler_name = 'settle' AND status = 'completed'";
+        (!here.sql(settled).is_empty()).then_some(())
+    });
 }
 
 /// The commands of every ended invocation, each order of them once.
