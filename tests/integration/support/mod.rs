@@ -1,20 +1,23 @@
 //! An installation of its own for each test.
 
+mod app;
+mod web;
+
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    thread::JoinHandle,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
+
+pub use app::App;
+use web::exchange;
+pub use web::{Answer, request};
 
 /// Longest wait for anything that happens by itself.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -38,13 +41,6 @@ pub struct Installation {
     up: Option<Child>,
     /// Of `up` alone.
     env: Vec<(&'static str, String)>,
-}
-
-/// The answer of a hostname.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Answer {
-    pub status: u16,
-    pub body: String,
 }
 
 pub fn binary() -> Command {
@@ -310,16 +306,6 @@ impl Installation {
         });
     }
 
-    /// What a hostname answers through the gateway.
-    pub fn get(&self, host: &str, path: &str) -> Answer {
-        request(self.address("gateway.bind"), host, path).expect("the gateway answers")
-    }
-
-    pub fn ingress(&self, handler: &str, key: &str, body: &Value) -> Answer {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        post(self.address("restate.ingress_bind"), handler, key, &body)
-    }
-
     /// Rows of Restate's own tables.
     pub fn sql(&self, query: &str) -> Vec<Value> {
         let url = format!("http://{}/query", self.address("restate.admin_bind"));
@@ -343,32 +329,6 @@ impl Installation {
              Content-Length: 0\r\nConnection: close\r\n\r\n"
         );
         exchange(address, head.as_bytes()).expect("the admin API answers")
-    }
-
-    /// Asks a host again and again until dropped; counts what went wrong.
-    pub fn load(&self, host: &str, good: &'static [&'static str]) -> Load {
-        let (gateway, host) = (self.address("gateway.bind"), host.to_owned());
-        let stop = Arc::new(AtomicBool::new(false));
-        let (asked, failed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let (stopping, asking, failing) =
-            (Arc::clone(&stop), Arc::clone(&asked), Arc::clone(&failed));
-        let thread = std::thread::spawn(move || {
-            let mut last = String::new();
-            while !stopping.load(Ordering::Relaxed) {
-                let answer = request(gateway, &host, "/");
-                let fine = answer.as_ref().is_some_and(|answer| {
-                    answer.status == 200 && good.iter().any(|text| answer.body.contains(text))
-                });
-                asking.fetch_add(1, Ordering::Relaxed);
-                if !fine {
-                    failing.fetch_add(1, Ordering::Relaxed);
-                    last = format!("{answer:?}");
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            last
-        });
-        Load { stop, asked, failed, thread: Some(thread) }
     }
 
     /// The files of the contexts in the object store.
@@ -433,32 +393,6 @@ impl Drop for Installation {
     }
 }
 
-/// See [`Installation::load`].
-pub struct Load {
-    stop: Arc<AtomicBool>,
-    asked: Arc<AtomicUsize>,
-    failed: Arc<AtomicUsize>,
-    thread: Option<JoinHandle<String>>,
-}
-
-impl Load {
-    /// Ends it; every request must have been answered well.
-    pub fn assert_no_failure(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let last = self.thread.take().unwrap().join().unwrap();
-        let (asked, failed) =
-            (self.asked.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
-        assert!(asked > 0, "nothing was asked");
-        assert_eq!(failed, 0, "of {asked} requests; the last was {last}");
-    }
-}
-
-impl Drop for Load {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
-}
-
 pub fn text(output: &Output) -> String {
     format!(
         "{}{}",
@@ -476,73 +410,6 @@ pub fn signal(name: &str, pid: u32) {
 pub fn docker(args: &[&str]) -> Vec<String> {
     let output = Command::new("docker").args(args).output().unwrap();
     String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
-}
-
-/// `None` when there is no whole answer.
-pub fn request(address: SocketAddr, host: &str, path: &str) -> Option<Answer> {
-    let head = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    exchange(address, head.as_bytes())
-}
-
-fn post(address: SocketAddr, path: &str, key: &str, body: &str) -> Answer {
-    // Restate refuses a type where a handler takes nothing.
-    let kind = if body.is_empty() { "" } else { "Content-Type: application/json\r\n" };
-    let head = format!(
-        "POST /{path} HTTP/1.1\r\nHost: {address}\r\n{kind}idempotency-key: {key}\r\n\
-         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-        body.len()
-    );
-    exchange(address, head.as_bytes()).unwrap()
-}
-
-fn exchange(address: SocketAddr, bytes: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    stream.write_all(bytes).ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    let status = head.split_whitespace().nth(1)?.parse().ok()?;
-    Some(Answer { status, body: body.to_owned() })
-}
-
-/// A small application in a directory of its own.
-pub struct App {
-    dir: tempfile::TempDir,
-}
-
-impl App {
-    /// Answers with `greeting`; `before` are lines of the Dockerfile before CMD.
-    pub fn new(greeting: &str, before: &str) -> Self {
-        let command = r#"CMD ["/bin/busybox", "httpd", "-f", "-p", "8080", "-h", "/www"]"#;
-        Self::with_dockerfile(
-            greeting,
-            &format!(
-                "FROM scratch\nCOPY busybox /bin/busybox\nCOPY www /www\n{before}\n{command}\n"
-            ),
-        )
-    }
-
-    /// What it starts ends at once when it is stopped: a shell or a server that is
-    /// the first process ignores SIGTERM, and every stop would take its ten seconds.
-    pub fn with_dockerfile(greeting: &str, dockerfile: &str) -> Self {
-        let app = Self { dir: tempfile::Builder::new().prefix("app-").tempdir().unwrap() };
-        fs::copy("/bin/busybox", app.path().join("busybox")).unwrap();
-        fs::create_dir(app.path().join("www")).unwrap();
-        app.greet(greeting);
-        let dockerfile = format!("{dockerfile}STOPSIGNAL SIGKILL\n");
-        fs::write(app.path().join("Dockerfile"), dockerfile).unwrap();
-        app
-    }
-
-    pub fn greet(&self, greeting: &str) {
-        fs::write(self.path().join("www/index.html"), greeting).unwrap();
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
-    }
 }
 
 /// Rows of the steps that really ran, by name.
