@@ -1,32 +1,33 @@
 //! An installation of its own for each test, all in one process or apart.
 
+mod processes;
+mod submissions;
+
 use std::{
     collections::HashMap,
     fs,
     net::{SocketAddr, TcpListener},
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use launchway::{
-    restate::{admin::AdminClient, identity, ingress::IngressClient, server},
+    restate::{admin::AdminClient, ingress::IngressClient},
     storage::{EmbeddedS3, EmbeddedSettings, S3Storage, StorageSettings},
-    store::{DeploymentView, Store},
+    store::Store,
 };
-use launchway_workflows::{
-    ids::{DeploymentId, WorkspaceId},
-    status::DeploymentStatus,
-};
-use serde_json::{Value, json};
+use launchway_workflows::ids::WorkspaceId;
 use tempfile::TempDir;
 
 use crate::{
-    instant::world::{self, World},
-    outside::{self, Engine, Outside},
+    instant::world::World,
+    outside::{Engine, Outside},
     postgres::Postgres,
     private::Private,
 };
+pub use processes::Process;
+use processes::Process as P;
 
 /// Both halves of the object store's credentials.
 const KEY: &str = "instant";
@@ -49,40 +50,6 @@ const SETTINGS: [&str; 8] = [
     "restate.node_bind",
     "storage.bind",
 ];
-
-/// A process that can be killed alone.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Process {
-    Restate,
-    Krane,
-    Control,
-    Worker,
-    /// Behind the same address as the first.
-    SecondWorker,
-    /// All of them but Restate, which it supervises.
-    Up,
-    /// The Docker engine of this installation alone.
-    Engine,
-}
-
-use Process as P;
-
-impl Process {
-    /// In the order in which they can start.
-    pub const APART: [Process; 4] = [P::Restate, P::Krane, P::Control, P::Worker];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            P::Restate => "restate-server",
-            P::Krane => "krane",
-            P::Control => "control",
-            P::Worker => "worker",
-            P::SecondWorker => "second-worker",
-            P::Up => "up",
-            P::Engine => "dockerd",
-        }
-    }
-}
 
 /// Gone with everything it made when dropped.
 pub struct Installation {
@@ -279,226 +246,6 @@ impl Installation {
         })
     }
 
-    /// Starts processes at once, as after a power cut: each must wait for what
-    /// it needs. Returns when all answer.
-    pub async fn start_all(&mut self, processes: &[Process]) {
-        processes.iter().rev().for_each(|process| self.spawn(*process));
-        for process in processes {
-            self.answering(*process).await;
-        }
-    }
-
-    /// Starts a process and returns when it answers.
-    pub async fn start(&mut self, process: Process) {
-        self.spawn(process);
-        self.answering(process).await;
-    }
-
-    async fn answering(&mut self, process: Process) {
-        eventually(&format!("{} answers", process.name()), async || {
-            let ended = self.running.get_mut(&process).unwrap().try_wait().unwrap();
-            assert!(ended.is_none(), "{} has ended", process.name());
-            self.answers(process).await.then_some(())
-        })
-        .await;
-    }
-
-    fn spawn(&mut self, process: Process) {
-        let mut command = match process {
-            P::Restate => self.restate_command(),
-            P::Up => self.own_command(&["up"]),
-            P::Engine => self.engine.as_ref().unwrap().command(),
-            P::SecondWorker => {
-                let mut command = self.own_command(&["serve", "--role", P::Worker.name()]);
-                command.arg("--set").arg(format!("worker.bind={}", self.second_worker));
-                command
-            }
-            role => self.own_command(&["serve", "--role", role.name()]),
-        };
-        let log = self.dir.path().join(format!("{}.log", process.name()));
-        let log = fs::File::options().create(true).append(true).open(log).unwrap();
-        let command = command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
-        self.running.insert(process, command.spawn().unwrap());
-    }
-
-    async fn answers(&self, process: Process) -> bool {
-        let connects =
-            async |setting| tokio::net::TcpStream::connect(self.address(setting)).await.is_ok();
-        match process {
-            P::Restate => {
-                self.ingress.health().await.is_ok() && self.admin.unfinished().await.is_ok()
-            }
-            P::Krane => connects("krane.bind").await,
-            P::Control => connects("control.bind").await,
-            P::Worker => connects("worker.bind").await,
-            P::SecondWorker => tokio::net::TcpStream::connect(self.second_worker).await.is_ok(),
-            P::Engine => self.engine.as_ref().unwrap().answers(),
-            P::Up => {
-                let state = fs::read(self.data().join("run/up.json")).unwrap_or_default();
-                let state: Value = serde_json::from_slice(&state).unwrap_or_default();
-                state["status"] == "ready" && state["process"]["pid"] == self.pid(process)
-            }
-        }
-    }
-
-    fn restate_command(&self) -> Command {
-        let secrets = self.data().join("secrets");
-        fs::create_dir_all(&secrets).unwrap();
-        let key = secrets.join("restate-identity.pem");
-        identity::ensure(&key).unwrap();
-        let config = server::write_config(&server::ServerSettings {
-            base_dir: &self.data().join("restate"),
-            ingress: self.address("restate.ingress_bind"),
-            admin: self.address("restate.admin_bind"),
-            node: self.address("restate.node_bind"),
-            identity_key: &key,
-        });
-        let mut command = Command::new(server::find("").unwrap());
-        command.arg("--config-file").arg(config.unwrap());
-        command
-    }
-
-    fn own_command(&self, verb: &[&str]) -> Command {
-        let binary = match &self.outside {
-            Outside::Instant(_) => env!("CARGO_BIN_EXE_launchway-instant"),
-            Outside::Docker(_) => env!("CARGO_BIN_EXE_launchway"),
-        };
-        let mut command = Command::new(binary);
-        if let Outside::Docker(engine) = &self.outside {
-            command.envs(engine.host().map(|host| ("DOCKER_HOST", host)));
-        }
-        command.args(verb).arg("--data-dir").arg(self.data());
-        for (setting, address) in SETTINGS.iter().zip(&self.ports) {
-            command.arg("--set").arg(format!("{setting}={address}"));
-        }
-        for setting in &self.settings {
-            command.arg("--set").arg(setting);
-        }
-        command
-            .env("XDG_CONFIG_HOME", self.dir.path().join("config"))
-            .env("LAUNCHWAY_FAILPOINTS", self.failpoints())
-            .env(world::VARIABLE, self.dir.path().join("world"))
-            .env("NO_COLOR", "1")
-            .envs(self.environment.iter().cloned());
-        command
-    }
-
-    pub fn pid(&self, process: Process) -> u32 {
-        self.running[&process].id()
-    }
-
-    /// kill -9; returns when the process is gone.
-    pub fn kill(&mut self, process: Process) {
-        let mut child = self.running.remove(&process).unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    /// Asks the process to end, and returns when it has.
-    pub fn stop(&mut self, process: Process) {
-        let mut child = self.running.remove(&process).unwrap();
-        let asked = Command::new("kill").arg(child.id().to_string()).status().unwrap();
-        assert!(asked.success());
-        child.wait().unwrap();
-    }
-
-    /// Submits a deployment of a build context of the project.
-    pub async fn submit(&self, project: &str) -> DeploymentId {
-        self.submission(project).await
-    }
-
-    /// The same with a release command that may not run twice.
-    pub async fn submit_releasing(&self, project: &str, command: &[&str]) -> DeploymentId {
-        self.submission_of(project, run_options(command, false), outside::A_MOMENT).await
-    }
-
-    /// The same of a project whose build takes so many seconds on a Docker engine.
-    pub async fn submit_building_for(&self, project: &str, seconds: &'static str) -> DeploymentId {
-        let options = run_options(&["/bin/busybox", "true"], true);
-        self.submission_of(project, options, seconds).await
-    }
-
-    /// The same, on its own. It is repeated until it is answered, as a caller
-    /// with a key may.
-    pub fn submission(
-        &self,
-        project: &str,
-    ) -> impl Future<Output = DeploymentId> + 'static + use<> {
-        let options = run_options(&["/bin/busybox", "true"], true);
-        self.submission_of(project, options, outside::A_MOMENT)
-    }
-
-    fn submission_of(
-        &self,
-        project: &str,
-        run_options: Value,
-        seconds: &'static str,
-    ) -> impl Future<Output = DeploymentId> + 'static + use<> {
-        let (store, ingress) = (self.store.clone(), self.ingress.clone());
-        let upload = match &self.outside {
-            Outside::Instant(_) => None,
-            Outside::Docker(engine) => Some((self.objects(), engine.watch())),
-        };
-        let key = format!("{project}-{}", uuid::Uuid::new_v4());
-        let project = project.to_owned();
-        async move {
-            let project = store.ensure_project(&WorkspaceId::local(), &project).await;
-            let project = project.unwrap().unwrap();
-            let context = format!("contexts/{project}/{key}.tar.gz");
-            if let Some((objects, _)) = &upload {
-                objects.ensure_bucket().await.unwrap();
-                objects.put(&context, outside::context(&key, seconds).into()).await.unwrap();
-            }
-            let body = json!({
-                "project_id": project,
-                "build_context": { "build_context_path": context },
-                "run_options": run_options,
-            });
-            // Not `eventually`: its closures cannot be sent to another thread.
-            let begun = Instant::now();
-            loop {
-                let answer: Result<Value, _> =
-                    ingress.call("Deployments/create", &key, &body).await;
-                let id =
-                    answer.ok().and_then(|answer| answer["deployment_id"].as_str()?.parse().ok());
-                if let Some(id) = id {
-                    if let Some((_, builds)) = &upload {
-                        builds.note(&id, &key);
-                    }
-                    return id;
-                }
-                assert!(begun.elapsed() < PATIENCE, "no submission is answered");
-                tokio::time::sleep(LOOK).await;
-            }
-        }
-    }
-
-    /// One deployment for each of the projects, submitted at once.
-    pub async fn submit_all(&self, projects: &[String]) -> Vec<DeploymentId> {
-        futures::future::join_all(projects.iter().map(|project| self.submit(project))).await
-    }
-
-    pub async fn view(&self, id: &DeploymentId) -> DeploymentView {
-        let view = self.store.deployment(&WorkspaceId::local(), id).await;
-        view.unwrap().unwrap_or_else(|| panic!("{id} has no row"))
-    }
-
-    /// The deployment once it is what is wanted.
-    pub async fn wait(&self, id: &DeploymentId, status: DeploymentStatus) -> DeploymentView {
-        eventually(&format!("{id} is {status}"), async || {
-            let view = self.view(id).await;
-            (view.status == status).then_some(view)
-        })
-        .await
-    }
-
-    /// Submits and returns when its workflow has run to its end.
-    pub async fn deploy(&self, project: &str) -> DeploymentId {
-        let id = self.submit(project).await;
-        self.ended(std::slice::from_ref(&id)).await;
-        id
-    }
-
     fn logs(&self) -> String {
         let logs =
             Process::APART.iter().chain([&P::Up, &P::Engine, &P::SecondWorker]).map(|process| {
@@ -510,12 +257,6 @@ impl Installation {
             });
         logs.collect()
     }
-}
-
-/// A crash may leave open whether a release command was started: where every
-/// deployment has to go live, it may run again then.
-fn run_options(release: &[&str], idempotent: bool) -> Value {
-    json!({ "replicas": REPLICAS, "release": { "command": release, "idempotent": idempotent } })
 }
 
 /// A load balancer: whichever of the two takes the connection, by turns.
