@@ -73,14 +73,11 @@ async fn next(per_second: &mut watch::Receiver<u32>) -> Option<u64> {
 
 fn route(number: usize, to: &str) -> Route {
     Route {
-        host: format!(
-            "app-{number
-        ..Route::default()
-    }.localhost"
-        ),
+        host: format!("app-{number}.localhost"),
         deployment_id: format!("dep_{number:026}"),
         state: RouteState::Serving.into(),
         addresses: vec![to.to_owned()],
+        start_failed: false,
     }
 }
 

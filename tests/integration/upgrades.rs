@@ -2,11 +2,11 @@
 
 use std::{collections::BTreeSet, fs};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use launchway_workflows::services::journal_version;
 
-use crate::support::{App, Installation, eventually, root, text};
+use crate::support::{App, Installation, docker, eventually, root, text};
 
 /// A handler, and what it journals, in order.
 type Order = (String, Vec<String>);
@@ -141,24 +141,7 @@ fn play(here: &Installation) {
         here.json(&["scale", replicas, "--project", "shop"]);
     }
     kill_scale(here);
-
-    let quiet = App::new("quiet", "");
-    fs::write(quiet.path().join("launchway.toml"), "idle_timeout = \"1s\"\n").unwrap();
-    let quiet = here.submit(quiet.path(), &["-p", "quiet"]);
-    let evicted = || {
-        eventually("it is evicted", || {
-            (here.inspect(&quiet)["eviction"]["state"] == "evicted").then_some(())
-        });
-    };
-    evicted();
-    assert_eq!(here.get("quiet-preview-local.localhost", "/").body, "quiet");
-    // What was seen of it before its start is old.
-    let old = serde_json::json!({ "deployment_id": quiet, "active_at": 0, "stops": 0 });
-    assert_eq!(here.ingress(&format!("Eviction/{quiet}/evict"), "old", &old).body, "false");
-    evicted();
-    here.json(&["promote", &quiet]);
-    evicted();
-    here.json(&["scale", "2", "--project", "quiet"]);
+    evictions(here);
 
     let exits = App::with_dockerfile(
         "",
@@ -190,6 +173,34 @@ fn play(here: &Installation) {
     });
     assert!(here.admin(&waiting, "kill").status < 300);
     here.wait_status(&waiting, &["failed"]);
+}
+
+/// Of a deployment that is started for a request, for a promotion, for a scale, and
+/// in vain.
+fn evictions(here: &Installation) {
+    let app = App::new("quiet", "");
+    fs::write(app.path().join("launchway.toml"), "idle_timeout = \"1s\"\n").unwrap();
+    let id = here.submit(app.path(), &["-p", "quiet"]);
+    let evicted = || {
+        eventually("it is evicted", || {
+            (here.inspect(&id)["eviction"]["state"] == "evicted").then_some(())
+        });
+    };
+    evicted();
+    assert_eq!(here.get("quiet-preview-local.localhost", "/").body, "quiet");
+    // What was seen of it before its start is old.
+    let old = json!({ "deployment_id": id, "active_at": 0, "stops": 0 });
+    assert_eq!(here.ingress(&format!("Eviction/{id}/evict"), "old", &old).body, "false");
+    let start = |key| here.ingress(&format!("Eviction/{id}/start"), key, &json!({})).body;
+    assert!(start("runs").contains("nothing"));
+    evicted();
+    here.json(&["promote", &id]);
+    evicted();
+    here.json(&["scale", "2", "--project", "quiet"]);
+    evicted();
+    let image = here.inspect(&id)["image"].as_str().unwrap().to_owned();
+    docker(&["rmi", "--force", &image]);
+    assert!(start("gone").contains("failed"));
 }
 
 /// An operator does, and the reconciler takes it back.
