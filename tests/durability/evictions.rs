@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use launchway::store::Silence;
-use launchway_workflows::{ids::DeploymentId, ports::EvictionState, status::DeploymentStatus};
+use launchway_workflows::{
+    ids::DeploymentId,
+    ports::{EvictionState, Evictions as _, Idle},
+    status::DeploymentStatus,
+};
 use serde_json::{Value, json};
 
 use crate::{
@@ -145,15 +149,21 @@ async fn a_request_that_comes_while_it_is_stopped_starts_it_when_that_is_done() 
 
 /// Somebody asks while requests under way end: nothing is stopped.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_asked_for_before_it_is_stopped_goes_on_at_once() {
+async fn what_is_asked_for_before_it_is_stopped_goes_on() {
     let here = Installation::together(&SETTINGS, &[]).await;
     let id = here.deploy("shop").await;
+    let (handler, idle) = eviction(&here, &id).await;
+    let seen: Idle = serde_json::from_value(idle.clone()).unwrap();
     here.arm("begin-eviction", "ran");
-    let (evicted, ()) = tokio::join!(evict(&here, &id), async {
+    let (evicted, ()) = tokio::join!(here.ask(&handler, &idle), async {
         here.run_parked("begin-eviction", "ran").await;
         assert_eq!(state(&here, &id).await, Some(EvictionState::Evicting));
-        let moment = Duration::from_millis(1);
-        here.store.note_active(std::slice::from_ref(&id), moment).await.unwrap();
+        eventually("it is noted", async || {
+            let moment = Duration::from_millis(1);
+            here.store.note_active(std::slice::from_ref(&id), moment).await.unwrap();
+            here.store.asked_since(&seen).await.unwrap().then_some(())
+        })
+        .await;
         here.release("begin-eviction", "ran");
     });
     assert_eq!(evicted.unwrap(), json!(false));
