@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use super::{Backend, Config, ConfigError, Period};
 use crate::krane::{
-    Admitted, Autoscale, Cluster, DockerSettings, KubernetesSettings, PodSecurity, Probes, Quota,
+    Admitted, Autoscale, Cluster, DockerSettings, KubernetesSettings, Patience, PodSecurity,
+    Probes, Quota,
 };
 
 /// What runs.
@@ -43,6 +44,7 @@ pub struct Kubernetes {
     pub run_as_user: i64,
     pub read_only_root: bool,
     pub schedule_timeout: Period,
+    pub pull_timeout: Period,
     pub max_pods: u32,
     pub max_cpu_millicores: u32,
     pub max_memory_mib: u64,
@@ -99,7 +101,10 @@ impl Config {
                 cpu_percent: given.autoscale_cpu_percent,
             }),
             probes: given.probes,
-            schedule_timeout: given.schedule_timeout.get(),
+            patience: Patience {
+                schedule: given.schedule_timeout.get(),
+                pull: given.pull_timeout.get(),
+            },
         })))
     }
 
@@ -154,6 +159,10 @@ impl Config {
         rule(
             !given.schedule_timeout.get().is_zero(),
             "kubernetes.schedule_timeout is zero: give a time, e.g. `60s`".to_owned(),
+        );
+        rule(
+            !given.pull_timeout.get().is_zero(),
+            "kubernetes.pull_timeout is zero: give a time, e.g. `45s`".to_owned(),
         );
         rule(
             (1..=100).contains(&given.autoscale_cpu_percent),

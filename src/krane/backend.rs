@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use launchway_proto::krane::v1::{Found, Instance, LogLine, TaskEvent, exec_input, exec_output};
+use launchway_proto::krane::v1::{
+    Found, Instance, LogLine, NotReadyReason, TaskEvent, exec_input, exec_output,
+};
 use launchway_workflows::ids::{DeploymentId, EnvironmentId};
 
 use super::table::Table;
@@ -230,6 +232,14 @@ pub enum BackendError {
         /// The engine's message.
         reason: String,
     },
+    /// The instances will not become ready; trying again cannot help.
+    #[error("{message}")]
+    NotReady {
+        /// Why.
+        reason: NotReadyReason,
+        /// The runtime's word.
+        message: String,
+    },
     /// The engine refuses these settings; trying again cannot help.
     #[error("the container engine refused: {0}")]
     Rejected(String),
@@ -245,6 +255,17 @@ pub enum BackendError {
     /// This runtime cannot do it.
     #[error("this runtime does not offer {0}")]
     Unsupported(&'static str),
+}
+
+impl BackendError {
+    /// Why instances are not ready, where that is the error.
+    pub fn reason(&self) -> NotReadyReason {
+        match self {
+            Self::ImageUnavailable { .. } => NotReadyReason::ImagePull,
+            Self::NotReady { reason, .. } => *reason,
+            _ => NotReadyReason::Unspecified,
+        }
+    }
 }
 
 /// Runs instances.

@@ -15,9 +15,10 @@ use launchway_workflows::{
     app::WEB,
     error::{ErrorCode, StepError},
     ids::DeploymentId,
-    model::Instance,
+    model::{Instance, NotReadyReason},
     ports::{Found, FoundTask, RunSpec, Runtime, TaskEnd, TaskLine, TaskSpec},
 };
+use prost::Message;
 use tokio::sync::mpsc;
 use tonic::{
     Code, Request, Status, Streaming,
@@ -223,13 +224,31 @@ fn within<T>(message: T, limit: Duration) -> Request<T> {
     request
 }
 
+fn reason(known: proto::NotReadyReason) -> Option<NotReadyReason> {
+    use proto::NotReadyReason as Known;
+    Some(match known {
+        Known::Unspecified => return None,
+        Known::ImagePull => NotReadyReason::ImagePull,
+        Known::Unschedulable => NotReadyReason::Unschedulable,
+        Known::QuotaExceeded => NotReadyReason::QuotaExceeded,
+        Known::Rejected => NotReadyReason::Rejected,
+        Known::ProbeFailing => NotReadyReason::ProbeFailing,
+        Known::Exited => NotReadyReason::Exited,
+        Known::CrashLoop => NotReadyReason::CrashLoop,
+        Known::OutOfMemory => NotReadyReason::OutOfMemory,
+        Known::Evicted => NotReadyReason::Evicted,
+    })
+}
+
 fn instance(known: proto::Instance) -> Instance {
     Instance {
+        reason: reason(known.reason()),
         id: known.id,
         address: known.address,
         ready: known.ready,
         exit_code: known.exit_code,
-        message: if known.oom_killed { "out of memory".to_owned() } else { known.message },
+        permanent: known.permanent,
+        message: known.message,
         log_tail: known.log_tail,
         probe_attempts: known.probe_attempts,
         process: if known.process.is_empty() { WEB.to_owned() } else { known.process },
@@ -239,6 +258,10 @@ fn instance(known: proto::Instance) -> Instance {
 
 fn step_error(status: Status) -> StepError {
     let message = status.message().to_owned();
+    let details = proto::NotReady::decode(status.details()).unwrap_or_default();
+    if let Some(reason) = reason(details.reason()) {
+        return StepError::permanent(reason.code(), message);
+    }
     match status.code() {
         Code::NotFound => StepError::permanent(ErrorCode::ImageUnavailable, message),
         Code::InvalidArgument | Code::FailedPrecondition | Code::Unimplemented => {

@@ -22,8 +22,8 @@ pub use backend::{
 pub use client::{InstancesOf, KraneClient};
 pub use docker::{DockerBackend, DockerSettings};
 pub use kubernetes::{
-    Admitted, Autoscale, Cluster, KubernetesBackend, KubernetesSettings, PodSecurity, Probes,
-    Quota, check_cluster,
+    Admitted, Autoscale, Cluster, KubernetesBackend, KubernetesSettings, Patience, PodSecurity,
+    Probes, Quota, check_cluster,
 };
 pub use server::KraneService;
 pub use table::{Instances, Table};

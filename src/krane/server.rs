@@ -10,15 +10,16 @@ use launchway_proto::krane::v1::{
     CreateDeploymentRequest, CreateDeploymentResponse, DeleteDeploymentRequest,
     DeleteDeploymentResponse, DeleteTaskRequest, DeleteTaskResponse, DeploymentStatus, ExecInput,
     ExecOutput, GetDeploymentRequest, GetDeploymentResponse, InstancesChanged,
-    ListDeploymentsRequest, ListDeploymentsResponse, LogLine, RunTaskRequest, StreamLogsRequest,
-    TaskEvent, WatchInstancesRequest,
+    ListDeploymentsRequest, ListDeploymentsResponse, LogLine, NotReady, RunTaskRequest,
+    StreamLogsRequest, TaskEvent, WatchInstancesRequest,
     deployment_service_server::{DeploymentService, DeploymentServiceServer},
     exec_input,
 };
 use launchway_workflows::ids::DeploymentId;
+use prost::Message;
 use tokio::sync::broadcast::error::RecvError;
 use tokio_stream::wrappers::WatchStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::{
     attendance::Attendance,
@@ -211,13 +212,14 @@ fn changed(id: &DeploymentId, known: Instances) -> InstancesChanged {
 }
 
 fn status(error: BackendError) -> Status {
-    match error {
-        BackendError::ImageUnavailable { .. } => Status::not_found(error.to_string()),
-        BackendError::Rejected(_) | BackendError::NotRunning(_) => {
-            Status::failed_precondition(error.to_string())
+    let code = match error {
+        BackendError::ImageUnavailable { .. } | BackendError::UnknownTask(_) => Code::NotFound,
+        BackendError::NotReady { .. } | BackendError::Rejected(_) | BackendError::NotRunning(_) => {
+            Code::FailedPrecondition
         }
-        BackendError::UnknownTask(_) => Status::not_found(error.to_string()),
-        BackendError::Unsupported(_) => Status::unimplemented(error.to_string()),
-        BackendError::Unavailable(_) => Status::unavailable(error.to_string()),
-    }
+        BackendError::Unsupported(_) => Code::Unimplemented,
+        BackendError::Unavailable(_) => Code::Unavailable,
+    };
+    let details = NotReady { reason: error.reason().into() };
+    Status::with_details(code, error.to_string(), details.encode_to_vec().into())
 }

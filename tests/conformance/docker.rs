@@ -1,12 +1,6 @@
 //! krane on this machine's Docker engine, served by the test itself.
 
-use std::{
-    io::Write,
-    net::SocketAddr,
-    process::{Command, Stdio},
-    sync::Mutex,
-    time::Duration,
-};
+use std::{net::SocketAddr, process::Command, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use launchway::{
@@ -16,7 +10,10 @@ use launchway::{
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_stream::wrappers::TcpListenerStream;
 
-use crate::harness::{DEFAULT_COMMAND, Harness, run};
+use crate::{
+    harness::{Harness, run},
+    image::import,
+};
 
 /// An owner of its own, with everything it made removed at the end.
 pub struct Docker {
@@ -110,22 +107,6 @@ impl Drop for Docker {
         }
         docker(&["rmi", "-f", &self.image, &self.local]);
     }
-}
-
-/// The image of the suite, in this engine.
-pub fn import(image: &str) {
-    let command = serde_json::to_string(&DEFAULT_COMMAND).unwrap();
-    let mut import = Command::new("docker")
-        .args(["import", "--change", &format!("CMD {command}"), "-", image])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    let mut archive = tar::Builder::new(Vec::new());
-    archive.append_path_with_name("/bin/busybox", "busybox").unwrap();
-    let archive = archive.into_inner().unwrap();
-    import.stdin.take().unwrap().write_all(&archive).unwrap();
-    assert!(import.wait().unwrap().success());
 }
 
 pub fn docker(args: &[&str]) -> Vec<String> {

@@ -6,8 +6,9 @@
 //!     cargo nextest run --all-features --test conformance --run-ignored only -E 'test(external)'
 //! ```
 //!
-//! The image is described at [`Harness::image`]. `LAUNCHWAY_CONFORMANCE_RUNTIME=kubernetes`
-//! leaves out what a cluster does not tell; `./dev conformance` does all of this.
+//! The image is that of `image.rs`. `LAUNCHWAY_CONFORMANCE_RUNTIME=kubernetes`
+//! leaves out what a cluster does not tell, `LAUNCHWAY_CONFORMANCE_PROBES=kubelet` what
+//! a kubelet does not; `./dev conformance` does all of this.
 
 use async_trait::async_trait;
 
@@ -18,16 +19,19 @@ struct External {
     image: String,
     /// A cluster keeps one stream, and limits processes by node.
     on_kubernetes: bool,
+    /// Nobody hears what it finds, and pods are out of reach.
+    kubelet_asks: bool,
 }
 
 impl External {
     fn of_environment() -> Self {
         let given = |name| std::env::var(name).unwrap_or_else(|_| panic!("set {name}"));
+        let is = |name, value| std::env::var(name).is_ok_and(|given| given == value);
         Self {
             url: given("LAUNCHWAY_CONFORMANCE_KRANE"),
             image: given("LAUNCHWAY_CONFORMANCE_IMAGE"),
-            on_kubernetes: std::env::var("LAUNCHWAY_CONFORMANCE_RUNTIME")
-                .is_ok_and(|runtime| runtime == "kubernetes"),
+            on_kubernetes: is("LAUNCHWAY_CONFORMANCE_RUNTIME", "kubernetes"),
+            kubelet_asks: is("LAUNCHWAY_CONFORMANCE_PROBES", "kubelet"),
         }
     }
 }
@@ -52,6 +56,14 @@ impl Harness for External {
 
     fn limits_processes(&self) -> bool {
         !self.on_kubernetes
+    }
+
+    fn reaches_instances(&self) -> bool {
+        !self.kubelet_asks
+    }
+
+    fn tells_answers(&self) -> bool {
+        !self.kubelet_asks
     }
 }
 

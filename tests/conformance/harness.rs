@@ -18,7 +18,7 @@ pub trait Harness: Send + Sync {
     fn url(&self) -> String;
 
     /// A reference of an image that it can start: a static busybox at `/busybox`,
-    /// no entry point, no EXPOSE, and this command: [`DEFAULT_COMMAND`].
+    /// no entry point, no EXPOSE, and [`crate::image::DEFAULT_COMMAND`].
     fn image(&self) -> String;
 
     /// GET of a path at an instance's address, as a gateway would ask it.
@@ -28,6 +28,12 @@ pub trait Harness: Send + Sync {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let answer = reqwest::get(url).await.ok()?;
         Some((answer.status().as_u16(), answer.text().await.ok()?))
+    }
+
+    /// Whether their addresses can be dialled from here; otherwise they are asked from
+    /// inside.
+    fn reaches_instances(&self) -> bool {
+        true
     }
 
     /// Longest time from what happens in an instance until krane reports it, the
@@ -59,18 +65,26 @@ pub trait Harness: Send + Sync {
         true
     }
 
+    /// Whether krane asks instances itself, and so tells what they answer and how
+    /// often they were asked.
+    fn tells_answers(&self) -> bool {
+        true
+    }
+
     /// Whether an instance's number of processes is limited and told.
     fn limits_processes(&self) -> bool {
         true
     }
 }
 
-/// What the image does by itself: answers `$GREETING` on `$PORT`.
-pub const DEFAULT_COMMAND: [&str; 4] = ["/busybox", "sh", "-c", SERVE];
+/// A part of a script: answers on `$PORT` from now on, with 200.
+pub const SERVER: &str = "/busybox mkdir -p /www; /busybox touch /www/index.html; \
+                          /busybox httpd -p $PORT -h /www";
 
-/// Answers `$GREETING` on `$PORT`.
-pub const SERVE: &str = "/busybox mkdir -p /www; echo \"$GREETING\" > /www/index.html; \
-                         exec /busybox httpd -f -p $PORT -h /www";
+/// The end of a script: the same until it is told to end, which httpd does not hear as
+/// the first process.
+pub const HTTPD: &str = "/busybox mkdir -p /www; /busybox touch /www/index.html; \
+                         trap 'exit 0' TERM; /busybox httpd -f -p $PORT -h /www & wait";
 
 /// A shell script as a process's command.
 pub fn sh(script: &str) -> Vec<String> {

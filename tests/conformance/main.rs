@@ -9,6 +9,7 @@ mod cluster;
 mod docker;
 mod external;
 mod harness;
+mod image;
 mod kubernetes;
 mod pulls;
 #[path = "../support/mod.rs"]
@@ -33,6 +34,7 @@ macro_rules! every_case {
             lifecycle::another_krane_takes_up_what_runs,
             failures::an_exit_before_ready_is_told_with_code_and_last_lines,
             failures::one_that_ends_after_it_was_ready_is_started_again,
+            failures::one_that_needs_more_memory_than_it_may_have_says_so,
             failures::an_image_that_is_nowhere_is_named_and_leaves_nothing,
             failures::one_that_ignores_its_stop_signal_is_killed_after_its_grace,
             failures::the_stop_signal_is_the_one_asked_for,

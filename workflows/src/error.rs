@@ -61,6 +61,10 @@ error_codes! {
     ImageUnavailable, "image-unavailable", exit 1, "Check the image reference and the pull credentials.";
     /// The runtime refused the deployment.
     RuntimeRejected, "runtime-rejected", exit 1, "Read the runtime's message and correct the deployment's settings.";
+    /// No node has room for an instance.
+    Unschedulable, "unschedulable", exit 1, "Free or add capacity, or ask for less CPU and memory.";
+    /// A quota of the runtime is used up.
+    QuotaExceeded, "quota-exceeded", exit 1, "Raise the quota (kubernetes.max_*), or stop what is not needed any more.";
     /// The runtime does not answer.
     RuntimeUnavailable, "runtime-unavailable", exit 1, "Check that krane and the container engine run (`launchway doctor`).";
     /// The release command did not end with 0.
@@ -69,6 +73,8 @@ error_codes! {
     ReleaseInterrupted, "release-interrupted", exit 1, "Look whether it has done its work; `launchway retry ID --from release-command` runs it again, and with `release_idempotent = true` in launchway.toml that happens by itself.";
     /// An instance ended before it was ready.
     InstanceExited, "instance-exited", exit 4, "Read the instance's last log lines and fix what made it exit.";
+    /// An instance needed more memory than it may have.
+    OutOfMemory, "out-of-memory", exit 4, "Raise the memory limit of the process, or make it need less.";
     /// The instances were not ready in time.
     NotReady, "not-ready", exit 4, "Answer below 500 on the health path, on the port given by PORT.";
     /// The object store does not answer.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::app::RunOptions;
 use crate::{
+    error::ErrorCode,
     ids::{BuildId, DeploymentId, EnvironmentId, InvocationId, ProjectId, WorkspaceId},
     status::DeploymentStatus,
 };
@@ -385,6 +386,48 @@ pub struct Instance {
     pub process: String,
     /// Its number there, from 0.
     pub replica: u32,
+    /// Why it is not ready, as far as the runtime knows.
+    pub reason: Option<NotReadyReason>,
+    /// It will not become ready, however long one waits.
+    pub permanent: bool,
+}
+
+/// Why an instance is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotReadyReason {
+    /// Its image is being pulled, or cannot be.
+    ImagePull,
+    /// No node has room for it, or none that it may run on.
+    Unschedulable,
+    /// A quota is used up.
+    QuotaExceeded,
+    /// The runtime refuses its settings.
+    Rejected,
+    /// It runs, and does not answer as it should.
+    ProbeFailing,
+    /// It has ended.
+    Exited,
+    /// It has ended after it was ready, and is started again.
+    CrashLoop,
+    /// It has ended for want of memory.
+    OutOfMemory,
+    /// Its node has ended it; another takes its place.
+    Evicted,
+}
+
+impl NotReadyReason {
+    /// What a deployment fails with that cannot go on for it.
+    pub fn code(self) -> ErrorCode {
+        match self {
+            Self::ImagePull => ErrorCode::ImageUnavailable,
+            Self::Unschedulable => ErrorCode::Unschedulable,
+            Self::QuotaExceeded => ErrorCode::QuotaExceeded,
+            Self::Rejected => ErrorCode::RuntimeRejected,
+            Self::ProbeFailing | Self::Evicted => ErrorCode::NotReady,
+            Self::Exited | Self::CrashLoop => ErrorCode::InstanceExited,
+            Self::OutOfMemory => ErrorCode::OutOfMemory,
+        }
+    }
 }
 
 /// A plan for tests.

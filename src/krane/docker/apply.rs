@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use bollard::models::ContainerSummary;
 use futures::{StreamExt, TryStreamExt, stream};
-use launchway_proto::krane::v1::{DeploymentStatus, Instance};
+use launchway_proto::krane::v1::{DeploymentStatus, Instance, NotReadyReason};
 use launchway_workflows::ids::DeploymentId;
 
 use super::{
@@ -71,6 +71,7 @@ impl DockerBackend {
                     id: place(id, &process.name, replica),
                     status: DeploymentStatus::Pending.into(),
                     message: message.to_owned(),
+                    reason: NotReadyReason::ImagePull.into(),
                     process: process.name.to_string(),
                     replica,
                     ..Instance::default()

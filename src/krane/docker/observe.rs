@@ -11,7 +11,7 @@ use bollard::{
     query_parameters::LogsOptionsBuilder,
 };
 use futures::StreamExt;
-use launchway_proto::krane::v1::{DeploymentStatus, Instance};
+use launchway_proto::krane::v1::{DeploymentStatus, Instance, NotReadyReason};
 
 use super::{is_not_found, labels::Own};
 
@@ -62,6 +62,7 @@ pub(super) async fn observe(
         Status::RESTARTING => {
             let code = state.exit_code.unwrap_or_default();
             instance.message = format!("it ended with code {code} and is started again");
+            instance.set_reason(NotReadyReason::CrashLoop);
         }
         Status::RUNNING | Status::PAUSED | Status::STOPPING => {
             instance.set_status(DeploymentStatus::Running);
@@ -113,8 +114,18 @@ fn ended(instance: &mut Instance, state: ContainerState) {
     instance.set_status(DeploymentStatus::Terminating);
     let code = state.exit_code.and_then(|code| i32::try_from(code).ok());
     instance.exit_code = Some(code.unwrap_or(-1));
-    instance.message = state.error.unwrap_or_default();
+    instance.permanent = true;
     instance.oom_killed = state.oom_killed.unwrap_or_default();
+    match instance.oom_killed {
+        true => {
+            instance.message = "out of memory".to_owned();
+            instance.set_reason(NotReadyReason::OutOfMemory);
+        }
+        false => {
+            instance.message = state.error.unwrap_or_default();
+            instance.set_reason(NotReadyReason::Exited);
+        }
+    }
 }
 
 /// Milliseconds since the epoch; `None` for the engine's "never".

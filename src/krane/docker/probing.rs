@@ -9,6 +9,7 @@ use bollard::{
     models::{ContainerUpdateBody, RestartPolicy, RestartPolicyNameEnum},
 };
 use futures::StreamExt;
+use launchway_proto::krane::v1::{Instance, NotReadyReason};
 use launchway_workflows::ids::DeploymentId;
 
 use super::{
@@ -36,6 +37,20 @@ pub(super) struct Probed {
     pub(super) asked: bool,
     /// The engine has told of its end, and is still cleaning up.
     over: bool,
+}
+
+impl Probed {
+    /// Puts what was found into the report.
+    pub(super) fn show(&self, instance: &mut Instance) {
+        instance.ready = self.ready;
+        instance.probe_attempts = self.attempts;
+        instance.message.clone_from(&self.message);
+        instance.set_reason(match (self.over, self.message.is_empty()) {
+            (true, _) => NotReadyReason::Exited,
+            (false, false) => NotReadyReason::ProbeFailing,
+            (false, true) => NotReadyReason::Unspecified,
+        });
+    }
 }
 
 impl Monitor {
@@ -117,9 +132,8 @@ impl Monitor {
         let Some(name) = state.names.get(container) else { return };
         self.0.table.modify(id, |instances| {
             if let Some(instance) = instances.iter_mut().find(|one| one.id == *name) {
-                instance.ready = probed.ready && !withdrawn;
-                instance.probe_attempts = probed.attempts;
-                instance.message.clone_from(&probed.message);
+                probed.show(instance);
+                instance.ready &= !withdrawn;
             }
         });
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use launchway_proto::krane::v1::{DeploymentStatus, Instance};
+use launchway_proto::krane::v1::{DeploymentStatus, Instance, NotReadyReason};
 use launchway_workflows::ids::DeploymentId;
 
 use super::{
@@ -40,12 +40,11 @@ impl State {
         if let Some(run) = run {
             let runs = self.probed.entry(id.clone()).or_default();
             let probed = runs.entry(key(run)).or_default();
-            instance.ready = probed.ready;
-            instance.message.clone_from(&probed.message);
-            instance.probe_attempts = probed.attempts;
+            probed.show(instance);
             asked = std::mem::replace(&mut probed.asked, true);
         } else if let Some(verdict) = self.verdicts.get(container) {
             instance.message.clone_from(verdict);
+            instance.set_reason(NotReadyReason::ProbeFailing);
         }
         if self.withdrawn.contains(container) {
             instance.ready = false;

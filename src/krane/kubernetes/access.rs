@@ -26,7 +26,7 @@ const fn rule(group: &'static str, resource: &'static str, verbs: &'static [&'st
 /// An apply needs `patch`, and `create` where there is nothing yet.
 pub(super) const RULES: [Rule; 17] = [
     rule("", "namespaces", &["get", "list", "create", "patch"]),
-    rule("", "configmaps", &["list", "create", "patch", "delete"]),
+    rule("", "configmaps", &["list", "watch", "create", "patch", "delete"]),
     // Clusters that enforce it ask for this of whoever sets an owner.
     rule("", "configmaps/finalizers", &["update"]),
     rule("", "secrets", &["get", "create", "patch"]),

@@ -48,7 +48,7 @@ impl KubernetesBackend {
 
     pub(super) async fn apply_deployment(&self, spec: &InstanceSpec) -> Result<(), BackendError> {
         check(spec)?;
-        let (id, patience) = (&spec.deployment_id, self.settings.schedule_timeout);
+        let id = &spec.deployment_id;
         let turn = self.turns.take(id).await;
         // Whoever goes away: what was begun has ended before a delete begins.
         let (this, wanted) = (self.clone(), spec.clone());
@@ -58,7 +58,7 @@ impl KubernetesBackend {
         })?;
         let Put { before, variables, applied, ended } = put?;
         let settled = match ended {
-            Ok(()) => settle::settle(&self.monitor, id, &applied, patience).await,
+            Ok(()) => settle::settle(&self.monitor, id, &applied).await,
             // Whatever is there is what the next try begins with.
             Err(error @ BackendError::Unavailable(_)) => return Err(error),
             Err(error) => Err(error),

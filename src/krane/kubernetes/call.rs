@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use kube::{Error, core::Status};
+use launchway_proto::krane::v1::NotReadyReason;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::{http::deepest, krane::backend::BackendError};
@@ -53,6 +54,9 @@ impl From<CallError> for BackendError {
         match error {
             CallError::NotFound(_) | CallError::Moved(_) | CallError::Unavailable(_) => {
                 Self::Unavailable(format!("Kubernetes: {error}"))
+            }
+            CallError::Quota(message) => {
+                Self::NotReady { reason: NotReadyReason::QuotaExceeded, message }
             }
             error => Self::Rejected(format!("Kubernetes: {error}")),
         }

@@ -11,6 +11,7 @@ use kube::{
     ResourceExt,
     api::{LogParams, Patch, PatchParams},
 };
+use launchway_proto::krane::v1::NotReadyReason;
 use launchway_workflows::ids::DeploymentId;
 use serde_json::json;
 
@@ -116,6 +117,7 @@ impl Monitor {
         if known.end.is_none() && !known.was_ready {
             let end = report::Ended {
                 exit_code: KILLED,
+                reason: NotReadyReason::ProbeFailing,
                 message: format!("{}: {}", report::not_in_time(period), known.message),
                 ..report::Ended::default()
             };

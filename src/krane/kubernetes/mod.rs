@@ -44,7 +44,7 @@ pub use access::check_cluster;
 pub use connect::Cluster;
 use monitor::Monitor;
 use objects::Style;
-pub use settings::{Admitted, Autoscale, KubernetesSettings, PodSecurity, Probes, Quota};
+pub use settings::{Admitted, Autoscale, KubernetesSettings, Patience, PodSecurity, Probes, Quota};
 
 /// Runs instances as pods.
 #[derive(Clone)]
@@ -83,8 +83,9 @@ impl KubernetesBackend {
         };
         let table = Arc::new(Table::default());
         let client = connection.client;
+        let (prober, patience) = (Prober::new(), settings.patience);
         let monitor =
-            Monitor::start(client.clone(), &settings.owner, Arc::clone(&table), Prober::new());
+            Monitor::start(client.clone(), &settings.owner, Arc::clone(&table), prober, patience);
         Ok(Self {
             client,
             settings: Arc::new(settings),

@@ -19,7 +19,8 @@ use tokio::sync::watch;
 
 use super::{
     names, report,
-    state::{Kept, Key, State, deployment_of, key_of, uid_of},
+    settings::Patience,
+    state::{Kept, Key, Shown, State, deployment_of, key_of, uid_of},
 };
 use crate::krane::{
     probe::Prober,
@@ -52,13 +53,19 @@ pub(super) struct Shared {
 pub(super) struct Monitor(pub(super) Arc<Shared>);
 
 impl Monitor {
-    pub(super) fn start(client: Client, owner: &str, table: Arc<Table>, prober: Prober) -> Self {
+    pub(super) fn start(
+        client: Client,
+        owner: &str,
+        table: Arc<Table>,
+        prober: Prober,
+        patience: Patience,
+    ) -> Self {
         let monitor = Self(Arc::new(Shared {
             client,
             prober,
             owner: owner.to_owned(),
             table,
-            state: Mutex::default(),
+            state: Mutex::new(State::new(patience)),
             read: Mutex::default(),
             changes: watch::channel(0).0,
             under_way: Mutex::default(),
@@ -135,7 +142,7 @@ impl Monitor {
     /// Shows what is known of a deployment, and begins to find out what is not.
     pub(super) fn publish(&self, id: &DeploymentId) {
         let now = now_ms();
-        let pods: Vec<Pod> = {
+        let (pods, due) = {
             let mut state = lock(&self.0.state);
             let pods: Vec<Pod> = state.pods_of(id).into_iter().cloned().collect();
             for pod in &pods {
@@ -143,26 +150,38 @@ impl Monitor {
                     state.known(uid_of(pod)).was_ready = true;
                 }
             }
-            let (namespace, instances) = state.instances(id, now);
+            let Shown { environment: namespace, instances, due } = state.show(id, now);
             // With the state held: a later state is never shown before this one.
             self.0.table.set(id, Instances { namespace, instances: Arc::new(instances) });
-            pods
+            (pods, due)
         };
+        if let Some(due) = due {
+            self.publish_at(id, due, now);
+        }
         for pod in pods {
-            self.find_out(id, pod, now);
+            self.find_out(id, pod);
         }
     }
 
-    fn find_out(&self, id: &DeploymentId, pod: Pod, now: i64) {
-        if report::is_going(&pod) {
+    /// Some things are a matter of time.
+    fn publish_at(&self, id: &DeploymentId, due: i64, now: i64) {
+        let what = format!("wait {id} {due}");
+        if !lock(&self.0.under_way).insert(what.clone()) {
             return;
         }
-        if let Err(rest) = report::readiness(&pod, now) {
-            let id = id.clone();
-            self.once(format!("wait {} {}", uid_of(&pod), report::life(&pod)), |this| async move {
-                tokio::time::sleep(rest).await;
-                this.publish(&id);
-            });
+        let rest = Duration::from_millis(u64::try_from(due - now).unwrap_or(0));
+        let (weak, id) = (Arc::downgrade(&self.0), id.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(rest).await;
+            let Some(shared) = weak.upgrade() else { return };
+            lock(&shared.under_way).remove(&what);
+            Self(shared).publish(&id);
+        });
+    }
+
+    fn find_out(&self, id: &DeploymentId, pod: Pod) {
+        if report::is_going(&pod) {
+            return;
         }
         if let Some(end) = report::last_end(&pod) {
             let known = lock(&self.0.state).known(uid_of(&pod)).clone();
@@ -193,20 +212,17 @@ impl Monitor {
     }
 
     /// Looks at the state, now and after each change, until there is an answer.
-    /// At the latest every `tick`: some things are a matter of time.
-    pub(super) async fn until<T>(
-        &self,
-        tick: Duration,
-        look: impl Fn(&mut State) -> Option<T>,
-    ) -> T {
+    /// `Err`: none yet, and again after this long although nothing changes.
+    pub(super) async fn until<T>(&self, look: impl Fn(&mut State) -> Result<T, Duration>) -> T {
         let mut changes = self.0.changes.subscribe();
         loop {
             changes.mark_unchanged();
-            if let Some(found) = look(&mut lock(&self.0.state)) {
-                return found;
-            }
+            let rest = match look(&mut lock(&self.0.state)) {
+                Ok(found) => return found,
+                Err(rest) => rest,
+            };
             // The sender lives as long as `self`.
-            let _ = tokio::time::timeout(tick, changes.changed()).await;
+            let _ = tokio::time::timeout(rest, changes.changed()).await;
         }
     }
 

@@ -34,6 +34,8 @@ pub(super) mod keys {
     pub(crate) const CHECK_INTERVAL: &str = "launchway.dev/check-interval-ms";
     pub(crate) const START_PERIOD: &str = "launchway.dev/start-period-ms";
     pub(crate) const STAYS_UP: &str = "launchway.dev/stays-up-ms";
+    /// Kubernetes' own: the job of a pod.
+    pub(crate) const JOB: &str = "batch.kubernetes.io/job-name";
     /// Kubernetes' own: which pods go first.
     pub(crate) const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 }

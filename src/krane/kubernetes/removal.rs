@@ -1,7 +1,8 @@
 //! Removes what there is, and lists it.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
+use futures::StreamExt;
 use k8s_openapi::api::{
     apps::v1::Deployment,
     autoscaling::v2::HorizontalPodAutoscaler,
@@ -9,7 +10,11 @@ use k8s_openapi::api::{
     core::v1::{ConfigMap, Namespace, Pod},
     policy::v1::PodDisruptionBudget,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{
+    Api, ResourceExt,
+    api::ListParams,
+    runtime::watcher::{self, Event, watcher},
+};
 use launchway_proto::krane::v1::Found;
 use launchway_workflows::ids::DeploymentId;
 
@@ -18,14 +23,15 @@ use super::{
     call::call,
     names::{self, keys},
     patching::remove,
+    state::key_of,
 };
 use crate::krane::backend::{BackendError, InstanceSpec};
 
 /// Longest wait for everything of a deployment to be gone, a stop's grace
 /// included.
 const GONE: Duration = Duration::from_secs(90);
-const GONE_TICK: Duration = Duration::from_millis(100);
-const LONGEST_GONE_TICK: Duration = Duration::from_secs(1);
+/// Pause before a watch that has failed is begun again.
+const PAUSE: Duration = Duration::from_millis(500);
 /// Longest wait for the table to follow.
 const FOLLOWED: Duration = Duration::from_secs(5);
 
@@ -56,8 +62,10 @@ impl KubernetesBackend {
         let selector = names::deployment_selector(&self.style.owner, id);
         self.delete_roots(&selector).await?;
         // The table follows the watch; a caller may look at it at once.
-        let gone =
-            self.monitor.until(GONE_TICK, |state| state.pods_of(id).is_empty().then_some(()));
+        let gone = self.monitor.until(|state| match state.pods_of(id).is_empty() {
+            true => Ok(()),
+            false => Err(FOLLOWED),
+        });
         let _ = tokio::time::timeout(FOLLOWED, gone).await;
         tracing::info!(deployment = %id, "deleted");
         Ok(())
@@ -75,20 +83,12 @@ impl KubernetesBackend {
         if found.is_empty() {
             return Ok(());
         }
-        let gone = async {
-            let mut tick = GONE_TICK;
-            while !call("ConfigMaps", || all.list(&params)).await?.items.is_empty() {
-                tokio::time::sleep(tick).await;
-                tick = (tick * 2).min(LONGEST_GONE_TICK);
-            }
-            Ok(())
-        };
-        tokio::time::timeout(GONE, gone).await.map_err(|_| {
+        tokio::time::timeout(GONE, none_left(all, selector)).await.map_err(|_| {
             BackendError::Unavailable(format!(
                 "Kubernetes has not removed everything within {} s",
                 GONE.as_secs()
             ))
-        })?
+        })
     }
 
     pub(super) async fn list_everything(&self) -> Result<Vec<Found>, BackendError> {
@@ -108,6 +108,33 @@ impl KubernetesBackend {
         let instances = all.iter().filter(|pod| !pod.labels().contains_key(keys::TASK));
         found.extend(instances.map(|one| about(one, "instance")));
         Ok(found)
+    }
+}
+
+/// Returns once the cluster has none of these.
+async fn none_left(all: Api<ConfigMap>, selector: &str) {
+    let config = watcher::Config::default().labels(selector);
+    let mut events = std::pin::pin!(watcher(all, config));
+    let mut left = HashSet::new();
+    while let Some(event) = events.next().await {
+        match event {
+            Ok(Event::Init) => left.clear(),
+            Ok(Event::InitApply(root) | Event::Apply(root)) => {
+                left.insert(key_of(&root));
+            }
+            Ok(Event::Delete(root)) => {
+                left.remove(&key_of(&root));
+                if left.is_empty() {
+                    return;
+                }
+            }
+            Ok(Event::InitDone) if left.is_empty() => return,
+            Ok(Event::InitDone) => {}
+            Err(error) => {
+                tracing::debug!(error = %crate::http::deepest(&error), "a watch has failed; beginning it again");
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 }
 

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
 use kube::ResourceExt;
-use launchway_proto::krane::v1::{DeploymentStatus, Instance};
+use launchway_proto::krane::v1::{DeploymentStatus, Instance, NotReadyReason};
 
 use super::{
     names::keys,
     objects::{ANSWERS, CONTAINER},
-    quantity, trouble,
+    quantity,
+    settings::Patience,
+    trouble,
 };
 
 /// What krane has found out about a pod beside what the cluster says.
@@ -29,7 +31,7 @@ pub(super) struct Known {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) exit_code: i32,
-    pub(super) oom_killed: bool,
+    pub(super) reason: NotReadyReason,
     pub(super) message: String,
     pub(super) tail: Vec<String>,
 }
@@ -42,15 +44,19 @@ pub(super) fn ended(pod: &Pod, end: &ContainerStateTerminated, tail: Vec<String>
     };
     let period = start_period(pod).zip(millis(&end.started_at)).zip(millis(&end.finished_at));
     let killed = matches!(end.exit_code, 137 | 143);
-    let message = match period {
+    let (reason, message) = match period {
+        _ if is_out_of_memory(end) => (NotReadyReason::OutOfMemory, "out of memory".to_owned()),
         // The cluster's times are whole seconds.
         Some(((period, begun), finished)) if killed && finished - begun + 1000 >= period => {
-            not_in_time(period)
+            (NotReadyReason::ProbeFailing, not_in_time(period))
         }
-        _ => end.message.clone().unwrap_or_default(),
+        _ => (NotReadyReason::Exited, end.message.clone().unwrap_or_default()),
     };
-    let oom_killed = end.reason.as_deref() == Some("OOMKilled");
-    Ended { exit_code: end.exit_code, oom_killed, message, tail }
+    Ended { exit_code: end.exit_code, reason, message, tail }
+}
+
+pub(super) fn is_out_of_memory(end: &ContainerStateTerminated) -> bool {
+    end.reason.as_deref() == Some("OOMKilled")
 }
 
 pub(super) fn start_period(pod: &Pod) -> Option<i64> {
@@ -118,6 +124,12 @@ fn gate(pod: &Pod) -> bool {
     gates.into_iter().flatten().any(|gate| gate.condition_type == ANSWERS)
 }
 
+/// Nobody hears what it finds, only whether it is content.
+fn is_asked_by_kubelet(pod: &Pod) -> bool {
+    let container = pod.spec.as_ref().and_then(|spec| spec.containers.first());
+    !gate(pod) && container.is_some_and(|container| container.readiness_probe.is_some())
+}
+
 /// Whether krane has still to find out if this life of the container answers.
 pub(super) fn awaits_answer(pod: &Pod) -> bool {
     let answered = condition(pod, ANSWERS).is_some_and(|condition| {
@@ -140,6 +152,16 @@ pub(super) fn readiness(pod: &Pod, now: i64) -> Result<bool, Duration> {
     }
 }
 
+/// When its report changes although nothing of it does, in milliseconds since the
+/// epoch.
+pub(super) fn due(pod: &Pod, patience: &Patience, now: i64) -> Option<i64> {
+    match readiness(pod, now) {
+        Err(rest) => Some(now + i64::try_from(rest.as_millis()).unwrap_or(i64::MAX)),
+        Ok(true) => None,
+        Ok(false) => trouble::of(pod)?.hopeless_at(patience),
+    }
+}
+
 fn started_at(pod: &Pod) -> i64 {
     let state = container(pod).and_then(|status| status.state.as_ref());
     let running = state.and_then(|state| state.running.as_ref());
@@ -149,7 +171,13 @@ fn started_at(pod: &Pod) -> i64 {
 }
 
 /// The report of one pod.
-pub(super) fn instance(pod: &Pod, replica: u32, known: &Known, now: i64) -> Instance {
+pub(super) fn instance(
+    pod: &Pod,
+    replica: u32,
+    known: &Known,
+    patience: &Patience,
+    now: i64,
+) -> Instance {
     let ready = readiness(pod, now) == Ok(true);
     let (cpu_millicores, memory_size_mib) = limits(pod);
     let process = pod.labels().get(keys::PROCESS).cloned().unwrap_or_default();
@@ -173,29 +201,40 @@ pub(super) fn instance(pod: &Pod, replica: u32, known: &Known, now: i64) -> Inst
         (false, false) => DeploymentStatus::Pending,
     };
     instance.status = status.into();
-    if ready {
-        return instance;
-    }
-    if let Some(trouble) = trouble::of(pod) {
-        instance.message = trouble.message().to_owned();
-    }
-    match (&known.end, last_end(pod)) {
-        _ if is_going(pod) => {}
-        (Some(end), _) if !known.was_ready => {
-            instance.status = DeploymentStatus::Terminating.into();
-            instance.exit_code = Some(end.exit_code);
-            instance.oom_killed = end.oom_killed;
-            instance.message.clone_from(&end.message);
-            instance.log_tail.clone_from(&end.tail);
-        }
-        (_, Some(end)) if known.was_ready => {
-            instance.oom_killed = end.reason.as_deref() == Some("OOMKilled");
-            instance.message = format!("ended with code {}, and is started again", end.exit_code);
-        }
-        _ if instance.message.is_empty() => instance.message.clone_from(&known.message),
-        _ => {}
+    if !ready && !is_going(pod) {
+        explain(&mut instance, pod, known, patience, now);
     }
     instance
+}
+
+/// Why it is not ready.
+fn explain(instance: &mut Instance, pod: &Pod, known: &Known, patience: &Patience, now: i64) {
+    if let (Some(end), false) = (&known.end, known.was_ready) {
+        instance.set_status(DeploymentStatus::Terminating);
+        instance.set_reason(end.reason);
+        instance.permanent = true;
+        instance.exit_code = Some(end.exit_code);
+        instance.oom_killed = end.reason == NotReadyReason::OutOfMemory;
+        instance.message.clone_from(&end.message);
+        instance.log_tail.clone_from(&end.tail);
+    } else if let (Some(end), true) = (last_end(pod), known.was_ready) {
+        instance.oom_killed = is_out_of_memory(end);
+        instance.set_reason(match instance.oom_killed {
+            true => NotReadyReason::OutOfMemory,
+            false => NotReadyReason::CrashLoop,
+        });
+        instance.message = format!("ended with code {}, and is started again", end.exit_code);
+    } else if let Some(trouble) = trouble::of(pod) {
+        instance.set_reason(trouble.reason);
+        instance.permanent = trouble.is_hopeless(patience, now);
+        instance.message = trouble.message;
+    } else if !known.message.is_empty() {
+        instance.set_reason(NotReadyReason::ProbeFailing);
+        instance.message.clone_from(&known.message);
+    } else if runs(pod) && is_asked_by_kubelet(pod) {
+        instance.set_reason(NotReadyReason::ProbeFailing);
+        instance.message = "the kubelet's probe has not passed".to_owned();
+    }
 }
 
 fn address(pod: &Pod) -> Option<String> {
@@ -223,6 +262,8 @@ mod tests {
 
     use super::*;
 
+    const PATIENCE: Patience = Patience { schedule: Duration::ZERO, pull: Duration::ZERO };
+
     fn pod(status: Value) -> Pod {
         serde_json::from_value(json!({
             "metadata": {"name": "dep-x-web-1", "uid": "u",
@@ -248,27 +289,32 @@ mod tests {
             "conditions": [{"type": "Ready", "status": "True"}],
             "containerStatuses": [{"name": "app", "ready": true, "restartCount": 0, "image": "",
             "imageID": "", "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}}]}));
-        let shown = instance(&ready, 2, &Known::default(), 0);
+        let shown = instance(&ready, 2, &Known::default(), &PATIENCE, 0);
         assert!(shown.ready && shown.routed, "{shown:?}");
         assert_eq!((shown.address.as_str(), shown.replica), ("10.0.0.7:8080", 2));
         assert_eq!((shown.cpu_millicores, shown.memory_size_mib), (1000, 64));
         let mut going = ready;
         going.metadata.deletion_timestamp =
             serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-        assert!(!instance(&going, 2, &Known::default(), 0).ready, "traffic to what goes");
+        assert!(
+            !instance(&going, 2, &Known::default(), &PATIENCE, 0).ready,
+            "traffic to what goes"
+        );
     }
 
     #[test]
     fn a_first_end_is_told_with_its_output_and_a_later_one_is_a_restart() {
         let looping = after_an_end(json!({"waiting": {"reason": "CrashLoopBackOff"}}), 1);
-        let silent = instance(&looping, 0, &Known::default(), 0);
+        let silent = instance(&looping, 0, &Known::default(), &PATIENCE, 0);
         assert_eq!(silent.exit_code, None, "without its last lines");
         let end = ended(&looping, last_end(&looping).unwrap(), vec!["boom".to_owned()]);
-        let told = instance(&looping, 0, &Known { end: Some(end), ..Known::default() }, 0);
-        assert_eq!((told.exit_code, told.oom_killed), (Some(137), true));
+        let told =
+            instance(&looping, 0, &Known { end: Some(end), ..Known::default() }, &PATIENCE, 0);
+        assert_eq!((told.exit_code, told.oom_killed, told.permanent), (Some(137), true, true));
+        assert_eq!(told.reason(), NotReadyReason::OutOfMemory);
         assert_eq!(told.log_tail, ["boom"]);
         let known = Known { was_ready: true, ..Known::default() };
-        let again = instance(&looping, 0, &known, 0);
-        assert_eq!((again.exit_code, again.restarts), (None, 1));
+        let again = instance(&looping, 0, &known, &PATIENCE, 0);
+        assert_eq!((again.exit_code, again.restarts, again.permanent), (None, 1, false));
     }
 }

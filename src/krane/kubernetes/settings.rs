@@ -30,8 +30,17 @@ pub struct KubernetesSettings {
     pub autoscale: Option<Autoscale>,
     /// Who asks over HTTP whether an instance is ready.
     pub probes: Probes,
-    /// How long there may be no node for an instance.
-    pub schedule_timeout: Duration,
+    /// How long what may pass is waited for.
+    pub patience: Patience,
+}
+
+/// How long what may pass is waited for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Patience {
+    /// There is no node for an instance.
+    pub schedule: Duration,
+    /// The pull of its image fails.
+    pub pull: Duration,
 }
 
 impl KubernetesSettings {

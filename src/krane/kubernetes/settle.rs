@@ -8,11 +8,10 @@ use kube::ResourceExt;
 use launchway_workflows::ids::DeploymentId;
 
 use super::{
-    call::is_quota,
     monitor::{Monitor, now_ms},
     names::keys,
     report,
-    state::{Key, State, key_of, refusal},
+    state::{Key, State, key_of},
     trouble::{self, Trouble},
 };
 use crate::krane::backend::BackendError;
@@ -21,10 +20,6 @@ use crate::krane::backend::BackendError;
 const LIMIT: Duration = Duration::from_secs(540);
 /// Longest wait for what replaces instances that are ready.
 const ROLLOUT: Duration = Duration::from_secs(120);
-/// How long a pull may fail of what may pass.
-const PULLS: Duration = Duration::from_secs(45);
-/// How often what is a matter of time is looked at.
-const TICK: Duration = Duration::from_secs(1);
 
 /// A workload that was applied.
 pub(super) struct Applied {
@@ -60,11 +55,12 @@ pub(super) fn spec_of(
     notes.and_then(|notes| notes.get(keys::SPEC).cloned()).unwrap_or_default()
 }
 
-#[derive(Debug)]
-enum Progress {
-    Waiting,
-    Done,
-}
+/// Whether it is done. The outer error: it cannot be; the inner: not yet, and to be
+/// looked at again after this long.
+type Progress = Result<Result<(), Duration>, BackendError>;
+
+/// Nothing but a change can help.
+const A_CHANGE: Duration = Duration::MAX;
 
 /// Waits until every workload's pods are placed and their images are there, or
 /// until it is clear that they will not be.
@@ -72,23 +68,22 @@ pub(super) async fn settle(
     monitor: &Monitor,
     id: &DeploymentId,
     applied: &[Applied],
-    patience: Duration,
 ) -> Result<(), BackendError> {
     let replaces = applied.iter().any(|one| one.replaces);
     let limit = if replaces { ROLLOUT } else { LIMIT };
     let look = |state: &mut State| {
         let now = now_ms();
-        let mut done = true;
+        let mut all = Ok(());
         for one in applied {
-            match progress(state, id, one, patience, now) {
-                Ok(Progress::Done) => {}
-                Ok(Progress::Waiting) => done = false,
-                Err(error) => return Some(Err(error)),
+            match progress(state, id, one, now) {
+                Ok(Ok(())) => {}
+                Ok(Err(rest)) => all = Err(all.err().unwrap_or(A_CHANGE).min(rest)),
+                Err(error) => return Ok(Err(error)),
             }
         }
-        done.then_some(Ok(()))
+        all.map(Ok)
     };
-    match tokio::time::timeout(limit, monitor.until(TICK, look)).await {
+    match tokio::time::timeout(limit, monitor.until(look)).await {
         Ok(result) => result,
         Err(_) if replaces => Err(BackendError::Rejected(format!(
             "what was to replace the ready instances was not ready within {} s",
@@ -101,21 +96,17 @@ pub(super) async fn settle(
     }
 }
 
-fn progress(
-    state: &State,
-    id: &DeploymentId,
-    applied: &Applied,
-    patience: Duration,
-    now: i64,
-) -> Result<Progress, BackendError> {
-    let Some(workload) = state.workload(&applied.key) else { return Ok(Progress::Waiting) };
+fn progress(state: &State, id: &DeploymentId, applied: &Applied, now: i64) -> Progress {
+    let Some(workload) = state.workload(&applied.key) else { return Ok(Err(A_CHANGE)) };
     let observed = workload.status.as_ref().and_then(|status| status.observed_generation);
     if observed.unwrap_or(0) < applied.generation {
-        return Ok(Progress::Waiting);
+        return Ok(Err(A_CHANGE));
     }
-    if let Some(message) = refusal(workload) {
-        return Err(refused(message));
-    }
+    let wait = |trouble: Option<Trouble>| match trouble {
+        Some(trouble) => trouble.wait(&applied.image, &state.patience, now),
+        None => Ok(A_CHANGE),
+    };
+    let mut rest = wait(trouble::of_workload(workload))?;
     let process = workload.labels().get(keys::PROCESS);
     let ours: Vec<&Pod> = state
         .pods_of(id)
@@ -127,49 +118,20 @@ fn progress(
     let replicas = usize::try_from(applied.replicas.unwrap_or(1)).unwrap_or(0);
     let mut done = wanted.iter().filter(|pod| !report::is_over(pod)).count() >= replicas;
     for pod in wanted {
-        if let Some(found) = trouble::of(pod) {
-            hopeless(found, &applied.image, patience, now)?;
-        }
-        done &= match applied.replaces {
-            true => report::readiness(pod, now) == Ok(true) || failed(pod)?,
-            false => report::runs(pod) || report::last_end(pod).is_some() || report::is_over(pod),
+        rest = rest.min(wait(trouble::of(pod))?);
+        done &= match (applied.replaces, report::readiness(pod, now)) {
+            (true, Ok(ready)) => ready || failed(pod)?,
+            (true, Err(moment)) => {
+                rest = rest.min(moment);
+                failed(pod)?
+            }
+            (false, _) => {
+                report::runs(pod) || report::last_end(pod).is_some() || report::is_over(pod)
+            }
         };
     }
     done &= !applied.replaces || old.is_empty();
-    Ok(if done { Progress::Done } else { Progress::Waiting })
-}
-
-fn refused(message: &str) -> BackendError {
-    let remedy = if is_quota(message) {
-        "; the environment's limits are kubernetes.max_*, and may have been changed in the cluster"
-    } else {
-        ""
-    };
-    BackendError::Rejected(format!("the cluster makes no instance: {message}{remedy}"))
-}
-
-fn hopeless(
-    trouble: Trouble,
-    image: &str,
-    patience: Duration,
-    now: i64,
-) -> Result<(), BackendError> {
-    let over =
-        |since: i64, limit: Duration| u128::from((now - since).unsigned_abs()) >= limit.as_millis();
-    match trouble {
-        Trouble::Image { message, hopeless: true, .. } => {
-            Err(BackendError::ImageUnavailable { image: image.to_owned(), reason: message })
-        }
-        Trouble::Image { message, since, .. } if over(since, PULLS) => {
-            Err(BackendError::Unavailable(format!("image `{image}` cannot be pulled: {message}")))
-        }
-        Trouble::Refused(message) => Err(BackendError::Rejected(message)),
-        Trouble::Unschedulable { message, since } if over(since, patience) => {
-            let waited = patience.as_secs();
-            Err(BackendError::Rejected(format!("{message} (for {waited} s)")))
-        }
-        Trouble::Image { .. } | Trouble::Unschedulable { .. } | Trouble::Evicted(_) => Ok(()),
-    }
+    Ok(if done { Ok(()) } else { Err(rest) })
 }
 
 /// A successor that has ended will not be ready.

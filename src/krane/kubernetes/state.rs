@@ -10,6 +10,8 @@ use launchway_workflows::ids::DeploymentId;
 use super::{
     names::keys,
     report::{self, Known},
+    settings::Patience,
+    trouble::{self, Trouble},
 };
 
 /// Namespace and name.
@@ -36,6 +38,17 @@ pub(super) struct State {
     known: HashMap<String, Known>,
     /// The replica that a pod is, from 0 in its process.
     numbers: HashMap<String, u32>,
+    pub(super) patience: Patience,
+}
+
+/// A deployment, as it is shown.
+#[derive(Default)]
+pub(super) struct Shown {
+    /// Its environment's id.
+    pub(super) environment: String,
+    pub(super) instances: Vec<Instance>,
+    /// When it changes by time alone, in milliseconds since the epoch.
+    pub(super) due: Option<i64>,
 }
 
 pub(super) fn uid_of(pod: &Pod) -> &str {
@@ -60,6 +73,10 @@ impl Kept for Deployment {
 }
 
 impl State {
+    pub(super) fn new(patience: Patience) -> Self {
+        Self { patience, ..Self::default() }
+    }
+
     /// Everything there is, after a first or a lost watch; whose it is or was.
     pub(super) fn replace<K: Kept>(&mut self, all: Vec<K>) -> Vec<DeploymentId> {
         let fresh: HashMap<Key, K> = all.into_iter().map(|one| (key_of(&one), one)).collect();
@@ -108,6 +125,12 @@ impl State {
         found
     }
 
+    /// The pod of a task's job, and not of another that had its name.
+    pub(super) fn task_pod(&self, job: &str) -> Option<&Pod> {
+        let own = |pod: &&Pod| pod.owner_references().iter().any(|owner| owner.uid == job);
+        self.pods.values().filter(own).min_by_key(|pod| pod.metadata.creation_timestamp.clone())
+    }
+
     fn workloads_of(&self, id: &DeploymentId) -> Vec<&Deployment> {
         let mut found: Vec<&Deployment> = self
             .workloads
@@ -118,8 +141,7 @@ impl State {
         found
     }
 
-    /// The environment's id and all instances of a deployment.
-    pub(super) fn instances(&mut self, id: &DeploymentId, now: i64) -> (String, Vec<Instance>) {
+    pub(super) fn show(&mut self, id: &DeploymentId, now: i64) -> Shown {
         self.number(id);
         let pods = self.pods_of(id);
         let workloads = self.workloads_of(id);
@@ -136,13 +158,22 @@ impl State {
             .map(|pod| {
                 let known = self.known.get(uid_of(pod)).unwrap_or(&nothing);
                 let replica = self.numbers.get(uid_of(pod)).copied().unwrap_or(0);
-                report::instance(pod, replica, known, now)
+                report::instance(pod, replica, known, &self.patience, now)
             })
             .collect();
-        instances.extend(workloads.into_iter().filter_map(missing));
+        let refused = workloads.iter().filter_map(|one| Some((*one, trouble::of_workload(one)?)));
+        let refused: Vec<(&Deployment, Trouble)> = refused.collect();
+        let due = pods
+            .iter()
+            .filter_map(|pod| report::due(pod, &self.patience, now))
+            .chain(refused.iter().filter_map(|(_, trouble)| trouble.hopeless_at(&self.patience)))
+            .filter(|due| *due > now)
+            .min();
+        instances
+            .extend(refused.into_iter().map(|(one, why)| missing(one, why, &self.patience, now)));
         instances
             .sort_by(|a, b| (&a.process, a.replica, &a.id).cmp(&(&b.process, b.replica, &b.id)));
-        (environment, instances)
+        Shown { environment, instances, due }
     }
 
     /// One that its node has ended, while there are others of its process: it
@@ -178,29 +209,22 @@ impl State {
     }
 }
 
-/// Why the cluster makes no pods for it: a quota, an admission.
-pub(super) fn refusal(workload: &Deployment) -> Option<&str> {
-    let conditions = workload.status.as_ref()?.conditions.as_ref()?;
-    let failure = conditions
-        .iter()
-        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")?;
-    failure.message.as_deref()
-}
-
 /// What stands for the instances that the cluster refuses to make.
-fn missing(workload: &Deployment) -> Option<Instance> {
-    let message = refusal(workload)?.to_owned();
-    Some(Instance {
+fn missing(workload: &Deployment, why: Trouble, patience: &Patience, now: i64) -> Instance {
+    Instance {
         id: workload.name_any(),
         status: DeploymentStatus::Pending.into(),
         process: workload.labels().get(keys::PROCESS).cloned().unwrap_or_default(),
-        message,
+        reason: why.reason.into(),
+        permanent: why.is_hopeless(patience, now),
+        message: why.message,
         ..Instance::default()
-    })
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use launchway_proto::krane::v1::NotReadyReason;
     use serde_json::json;
 
     use super::*;
@@ -221,7 +245,7 @@ mod tests {
     }
 
     fn numbers(state: &mut State, id: &DeploymentId) -> Vec<(String, u32)> {
-        let (_, all) = state.instances(id, 0);
+        let all = state.show(id, 0).instances;
         all.into_iter().map(|instance| (instance.id, instance.replica)).collect()
     }
 
@@ -250,8 +274,8 @@ mod tests {
         let mut both = vec![id.clone(), other.clone()];
         both.sort();
         assert_eq!(touched, both);
-        assert!(state.instances(&id, 0).1.is_empty());
-        assert_eq!(state.instances(&other, 0).0, "env_x");
+        assert!(state.show(&id, 0).instances.is_empty());
+        assert_eq!(state.show(&other, 0).environment, "env_x");
     }
 
     #[test]
@@ -262,11 +286,12 @@ mod tests {
             "metadata": {"name": "w", "namespace": "n", "labels":
                 {"launchway.dev/deployment": id, "launchway.dev/process": "web"}},
             "status": {"conditions": [{"type": "ReplicaFailure", "status": "True",
-                "reason": "FailedCreate", "message": "exceeded quota: launchway"}]},
+                "reason": "FailedCreate", "message": "pods \"x\" is forbidden: exceeded quota: launchway"}]},
         }))
         .unwrap();
         state.set(workload);
-        let (_, all) = state.instances(&id, 0);
+        let all = state.show(&id, 0).instances;
         assert!(all[0].message.contains("exceeded quota") && !all[0].ready, "{all:?}");
+        assert_eq!((all[0].reason(), all[0].permanent), (NotReadyReason::QuotaExceeded, true));
     }
 }

@@ -11,7 +11,9 @@ use kube::{
     Api, ResourceExt,
     api::{ListParams, PostParams},
 };
-use launchway_proto::krane::v1::{LogLine, TaskEnded, TaskEvent, TaskStarted, task_event::Event};
+use launchway_proto::krane::v1::{
+    LogLine, NotReadyReason, TaskEnded, TaskEvent, TaskStarted, task_event::Event,
+};
 use launchway_workflows::ids::DeploymentId;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -21,18 +23,20 @@ use super::{
     call::{CallError, call},
     checks::check_variables,
     lines::{Lines, Source, asked},
+    monitor::{Monitor, now_ms},
     names::{self, keys},
     objects::{self, Root},
     patching::put,
     report,
-    trouble::{self, Trouble},
+    settings::Patience,
+    trouble,
 };
 use crate::krane::backend::{BackendError, Feed, Label, TaskSpec};
 
 /// Events that a reader may lag behind.
 const EVENTS: usize = 256;
-/// How often a task's pod is looked at while it does not run.
-const LOOK: Duration = Duration::from_millis(200);
+/// A pod is followed by the watch; after this long without it the job is asked.
+const ASK_JOB: Duration = Duration::from_secs(1);
 /// From the end of its output until its end must be known.
 const END: Duration = Duration::from_secs(30);
 /// What stands for the code of a task that never ran.
@@ -47,14 +51,25 @@ impl KubernetesBackend {
         let namespace = names::namespace(&self.settings.namespace_prefix, &spec.namespace);
         let jobs = self.api::<Job>(&namespace);
         let known = call("Job", || jobs.get_opt(&name)).await?;
-        let joined = match known {
-            Some(_) => true,
+        let (job, joined) = match known {
+            Some(job) => (job, true),
             None if spec.join_only => return Err(BackendError::UnknownTask(spec.task_id)),
-            None => self.make_task(&spec).await?,
+            None => match self.make_task(&spec).await? {
+                Some(job) => (job, false),
+                None => (call("Job", || jobs.get(&name)).await?, true),
+            },
         };
         let (events, feed) = mpsc::channel(EVENTS);
-        let follower =
-            Follower { pods: self.api(&namespace), jobs, name, joined, spec: Arc::new(spec) };
+        let follower = Follower {
+            monitor: self.monitor.clone(),
+            pods: self.api(&namespace),
+            patience: self.settings.patience,
+            uid: job.metadata.uid.unwrap_or_default(),
+            jobs,
+            name,
+            joined,
+            spec: Arc::new(spec),
+        };
         tokio::spawn(async move {
             if let Err(error) = follower.follow(&events).await {
                 let _ = events.send(Err(error)).await;
@@ -63,8 +78,8 @@ impl KubernetesBackend {
         Ok(ReceiverStream::new(feed).boxed())
     }
 
-    /// Whether somebody else has just made it.
-    async fn make_task(&self, spec: &TaskSpec) -> Result<bool, BackendError> {
+    /// `None`: somebody else has just made it.
+    async fn make_task(&self, spec: &TaskSpec) -> Result<Option<Job>, BackendError> {
         let namespace = self.namespace_of_task(&spec.namespace).await?;
         let root = objects::task_root(&self.style, spec, &namespace);
         let labels = root.labels().clone();
@@ -76,8 +91,8 @@ impl KubernetesBackend {
         // Never an apply: a job that is there is this very task.
         let params = PostParams::default();
         match call("Job", || api.create(&params, &job)).await {
-            Ok(_) => Ok(false),
-            Err(CallError::Exists(_)) => Ok(true),
+            Ok(job) => Ok(Some(job)),
+            Err(CallError::Exists(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -92,11 +107,23 @@ impl KubernetesBackend {
     }
 }
 
+/// How it has begun.
+enum Begun {
+    Running(Box<Pod>),
+    Never(TaskEnded),
+    /// Nobody reads any more.
+    Unread,
+}
+
 /// Follows one task for one reader.
 struct Follower {
+    monitor: Monitor,
+    patience: Patience,
     jobs: Api<Job>,
     pods: Api<Pod>,
     name: String,
+    /// Of the job.
+    uid: String,
     joined: bool,
     spec: Arc<TaskSpec>,
 }
@@ -105,28 +132,15 @@ impl Follower {
     async fn follow(&self, events: &Sender) -> Result<(), BackendError> {
         let send =
             |event| async move { events.send(Ok(TaskEvent { event: Some(event) })).await.is_ok() };
-        let (at, pod) = loop {
-            if let Some(ended) = self.ended_unseen().await? {
+        let pod = match self.begun(events).await? {
+            Begun::Running(pod) => pod,
+            Begun::Never(ended) => {
                 send(Event::Ended(ended)).await;
                 return Ok(());
             }
-            match self.pod().await? {
-                Some(pod) if report::runs(&pod) || report::last_end(&pod).is_some() => {
-                    break (started_at(&pod), pod);
-                }
-                Some(pod) => {
-                    if let Some(ended) = never_ran(&pod) {
-                        send(Event::Ended(ended)).await;
-                        return Ok(());
-                    }
-                }
-                None => {}
-            }
-            if events.is_closed() {
-                return Ok(());
-            }
-            tokio::time::sleep(LOOK).await;
+            Begun::Unread => return Ok(()),
         };
+        let at = started_at(&pod);
         if !send(Event::Started(TaskStarted { at, joined: self.joined })).await {
             return Ok(());
         }
@@ -143,8 +157,35 @@ impl Follower {
         Ok(())
     }
 
+    /// Waits until it runs, or will not.
+    async fn begun(&self, events: &Sender) -> Result<Begun, BackendError> {
+        let look = |pod: &Pod| {
+            if report::runs(pod) || report::last_end(pod).is_some() {
+                return Some(Begun::Running(Box::new(pod.clone())));
+            }
+            never_ran(pod, &self.patience).map(Begun::Never)
+        };
+        loop {
+            if let Some(ended) = self.ended_unseen().await? {
+                return Ok(Begun::Never(ended));
+            }
+            tokio::select! {
+                begun = self.pod_as(look) => if let Some(begun) = begun { return Ok(begun) },
+                () = events.closed() => return Ok(Begun::Unread),
+            }
+        }
+    }
+
+    /// What is looked for in its pod, once it shows; `None`: not for a while, so that
+    /// the job should be asked.
+    async fn pod_as<T>(&self, look: impl Fn(&Pod) -> Option<T>) -> Option<T> {
+        let seen =
+            self.monitor.until(|state| state.task_pod(&self.uid).and_then(&look).ok_or(ASK_JOB));
+        tokio::time::timeout(ASK_JOB, seen).await.ok()
+    }
+
     async fn pod(&self) -> Result<Option<Pod>, BackendError> {
-        let params = ListParams::default().labels(&format!("job-name={}", self.name));
+        let params = ListParams::default().labels(&format!("{}={}", keys::JOB, self.name));
         let mut found = call("Pods", || self.pods.list(&params)).await?.items;
         found.sort_by_key(|pod| pod.metadata.creation_timestamp.clone());
         Ok(found.into_iter().next())
@@ -200,19 +241,12 @@ impl Follower {
 
     async fn end(&self) -> Result<TaskEnded, BackendError> {
         loop {
-            match self.pod().await? {
-                None => {
-                    if let Some(ended) = self.ended_unseen().await? {
-                        return Ok(ended);
-                    }
-                }
-                Some(pod) => {
-                    if let Some(ended) = ended(&pod) {
-                        return Ok(ended);
-                    }
-                }
+            if let Some(ended) = self.pod_as(ended).await {
+                return Ok(ended);
             }
-            tokio::time::sleep(LOOK).await;
+            if let Some(ended) = self.ended_unseen().await? {
+                return Ok(ended);
+            }
         }
     }
 }
@@ -235,24 +269,20 @@ fn ended(pod: &Pod) -> Option<TaskEnded> {
     if report::runs(pod) || (end.is_none() && !report::is_over(pod)) {
         return None;
     }
-    let evicted = match trouble::of(pod) {
-        Some(Trouble::Evicted(message)) if end.is_none() && !timed_out => message,
-        _ => String::new(),
-    };
+    let evicted = trouble::of(pod)
+        .filter(|why| why.reason == NotReadyReason::Evicted && end.is_none() && !timed_out);
     Some(TaskEnded {
         exit_code: end.map_or(NEVER_RAN, |end| end.exit_code),
-        oom_killed: end.is_some_and(|end| end.reason.as_deref() == Some("OOMKilled")),
+        oom_killed: end.is_some_and(report::is_out_of_memory),
         timed_out,
-        message: evicted,
+        message: evicted.map(|why| why.message).unwrap_or_default(),
     })
 }
 
 /// What will not run however long one waits.
-fn never_ran(pod: &Pod) -> Option<TaskEnded> {
-    let message = match trouble::of(pod)? {
-        Trouble::Image { message, hopeless: true, .. } | Trouble::Refused(message) => message,
-        Trouble::Evicted(message) => message,
-        Trouble::Image { .. } | Trouble::Unschedulable { .. } => return None,
-    };
-    Some(TaskEnded { exit_code: NEVER_RAN, message, ..ended(pod).unwrap_or_default() })
+fn never_ran(pod: &Pod, patience: &Patience) -> Option<TaskEnded> {
+    let why = trouble::of(pod)?;
+    let hopeless = why.reason == NotReadyReason::Evicted || why.is_hopeless(patience, now_ms());
+    let known = ended(pod).unwrap_or_default();
+    hopeless.then_some(TaskEnded { exit_code: NEVER_RAN, message: why.message, ..known })
 }

@@ -2,9 +2,11 @@
 
 #[path = "../../../tests/support/kubernetes/mod.rs"]
 mod cluster;
+mod failures;
 mod losses;
 mod manifests;
 mod refusals;
+mod scaling;
 mod tasks;
 
 use std::{collections::BTreeMap, time::Duration};
@@ -16,7 +18,8 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{
-    Admitted, Autoscale, Cluster, KubernetesBackend, KubernetesSettings, PodSecurity, Probes, Quota,
+    Admitted, Autoscale, Cluster, KubernetesBackend, KubernetesSettings, Patience, PodSecurity,
+    Probes, Quota,
 };
 use crate::krane::backend::{
     Backend, BackendError, Check, Health, InstanceSpec, Port, ProcessSpec,
@@ -38,7 +41,7 @@ fn settings(cluster: &TestCluster, owner: &str) -> KubernetesSettings {
         run_as_user: None,
         autoscale: None,
         probes: Probes::Krane,
-        schedule_timeout: Duration::from_millis(1500),
+        patience: Patience { schedule: Duration::from_millis(1500), pull: Duration::from_secs(30) },
     }
 }
 
@@ -220,126 +223,6 @@ async fn a_change_that_cannot_start_is_an_error_and_leaves_what_serves() {
     // What comes next begins from what serves.
     backend.apply(&spec).await.unwrap();
     assert_eq!(until(&backend, &id, all_ready(1)).await, before);
-}
-
-#[tokio::test]
-async fn a_first_end_is_told_with_code_and_output_although_it_is_started_again() {
-    let cluster = serving();
-    let backend = backend(&cluster).await;
-    cluster.script("broken", Behaviour::Exit { code: 3, output: "no database\nbye".to_owned() });
-    let spec = InstanceSpec { image: "broken".to_owned(), ..spec(1) };
-    let id = &spec.deployment_id;
-    backend.apply(&spec).await.unwrap();
-    let ended = until(&backend, id, |all| all.iter().any(|one| one.exit_code.is_some())).await;
-    assert_eq!((ended[0].exit_code, ended[0].ready), (Some(3), false));
-    assert_eq!(ended[0].log_tail, ["no database", "bye"]);
-    let again = until(&backend, id, |all| all.iter().any(|one| one.restarts > 1)).await;
-    assert_eq!(again[0].exit_code, Some(3), "it stays told: {again:?}");
-}
-
-#[tokio::test]
-async fn one_that_needs_more_memory_than_it_may_have_says_so() {
-    let cluster = serving();
-    let backend = backend(&cluster).await;
-    cluster.script("fat", Behaviour::OutOfMemory);
-    let spec = InstanceSpec { image: "fat".to_owned(), ..spec(1) };
-    backend.apply(&spec).await.unwrap();
-    let ended =
-        until(&backend, &spec.deployment_id, |all| all.iter().any(|one| one.oom_killed)).await;
-    assert_eq!(ended[0].exit_code, Some(137));
-}
-
-#[tokio::test]
-async fn an_answer_of_500_is_not_ready_and_one_of_404_is() {
-    let cluster = serving();
-    let backend = backend(&cluster).await;
-    let serve = |status| Behaviour::Serve { status, body: "x".to_owned() };
-    cluster.script("bad", serve(503));
-    cluster.script("good", serve(404));
-    let (bad, good) = (
-        InstanceSpec { image: "bad".to_owned(), ..spec(1) },
-        InstanceSpec { image: "good".to_owned(), ..spec(1) },
-    );
-    backend.apply(&bad).await.unwrap();
-    backend.apply(&good).await.unwrap();
-    until(&backend, &good.deployment_id, all_ready(1)).await;
-    let id = &bad.deployment_id;
-    let refused =
-        until(&backend, id, |all| all.iter().any(|one| one.message.contains("503"))).await;
-    assert!(!refused[0].ready && refused[0].probe_attempts > 0, "{refused:?}");
-    // The cluster knows it too: a rollout would wait for it.
-    let pods = cluster.list("pods");
-    let pod = pods.iter().find(|pod| pod["metadata"]["name"] == *refused[0].id).unwrap();
-    let conditions = pod["status"]["conditions"].as_array().unwrap();
-    assert!(conditions.iter().any(|one| one["type"] == "Ready" && one["status"] == "False"));
-}
-
-#[tokio::test]
-async fn an_instance_that_its_node_ends_is_replaced_and_not_reported_any_more() {
-    let cluster = serving();
-    let backend = backend(&cluster).await;
-    cluster.script("evicted", Behaviour::Evicted);
-    let spec = InstanceSpec { image: "evicted".to_owned(), ..spec(1) };
-    let id = &spec.deployment_id;
-    let applying = backend.apply(&spec);
-    let healing = async {
-        let told = until(&backend, id, |all| {
-            all.iter().any(|one| one.message.contains("low on resource"))
-        });
-        told.await;
-        cluster.script("evicted", Behaviour::serve());
-    };
-    let (applied, ()) = tokio::join!(applying, healing);
-    applied.unwrap();
-    let ready = until(&backend, id, all_ready(1)).await;
-    assert_eq!(ready.len(), 1, "{ready:?}");
-}
-
-#[tokio::test]
-async fn an_autoscaler_keeps_the_number_that_it_has_chosen() {
-    let cluster = serving();
-    let autoscale = Some(Autoscale { max_replicas: 5, cpu_percent: 80 });
-    let settings = KubernetesSettings { autoscale, ..settings(&cluster, "ins-1") };
-    let backend = KubernetesBackend::start(settings).await.unwrap();
-    let spec = spec(2);
-    let id = &spec.deployment_id;
-    backend.apply(&spec).await.unwrap();
-    until(&backend, id, all_ready(2)).await;
-    let name = super::names::workload(id, "web");
-    let scaler = cluster.get("horizontalpodautoscalers", &namespace(&spec), &name).unwrap();
-    assert_eq!(
-        (&scaler["spec"]["minReplicas"], &scaler["spec"]["maxReplicas"]),
-        (&json!(2), &json!(5))
-    );
-    let workload = Id::new("deployments", &namespace(&spec), &name);
-    cluster
-        .edit(&workload, "horizontal-pod-autoscaler", |value| value["spec"]["replicas"] = json!(4));
-    until(&backend, id, all_ready(4)).await;
-    backend.apply(&spec).await.unwrap();
-    until(&backend, id, all_ready(4)).await;
-    let found = cluster.get("deployments", &namespace(&spec), &name).unwrap();
-    assert_eq!(found["spec"]["replicas"], 4, "the apply has taken it back");
-}
-
-#[tokio::test]
-async fn an_autoscaler_that_is_switched_on_takes_over_the_number_that_runs() {
-    let cluster = serving();
-    let plain = backend(&cluster).await;
-    let spec = spec(3);
-    let id = &spec.deployment_id;
-    plain.apply(&spec).await.unwrap();
-    let before = until(&plain, id, all_ready(3)).await;
-    let autoscale = Some(Autoscale { max_replicas: 5, cpu_percent: 80 });
-    let settings = KubernetesSettings { autoscale, ..settings(&cluster, "ins-1") };
-    let scaled = KubernetesBackend::start(settings).await.unwrap();
-    scaled.apply(&spec).await.unwrap();
-    let name = super::names::workload(id, "web");
-    let found = cluster.get("deployments", &namespace(&spec), &name).unwrap();
-    assert_eq!(found["spec"]["replicas"], 3, "{found:#}");
-    let ids = |all: &[Instance]| {
-        all.iter().map(|one| one.id.clone()).collect::<std::collections::BTreeSet<_>>()
-    };
-    assert_eq!(ids(&until(&scaled, id, all_ready(3)).await), ids(&before));
 }
 
 #[tokio::test]

@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use launchway_proto::krane::v1::{DeploymentRequest, Process};
+use launchway_proto::krane::v1::{DeploymentRequest, NotReady, NotReadyReason, Process};
+use prost::Message;
 use tonic::Code;
 
-use crate::world::World;
+use crate::{harness::SERVER, world::World};
 
 pub async fn an_exit_before_ready_is_told_with_code_and_last_lines(world: &World<'_>) {
     let script = "for n in $(/busybox seq 1 60); do echo line $n; done; exit 3";
@@ -14,7 +15,8 @@ pub async fn an_exit_before_ready_is_told_with_code_and_last_lines(world: &World
     world.apply(&request).await;
     let ended = world.until(id, |all| all.iter().any(|one| one.exit_code.is_some())).await;
     assert_eq!(ended[0].exit_code, Some(3));
-    assert!(!ended[0].ready);
+    assert_eq!(ended[0].reason(), NotReadyReason::Exited);
+    assert!(!ended[0].ready && ended[0].permanent, "{ended:?}");
     let tail: Vec<String> = (11..=60).map(|n| format!("line {n}")).collect();
     assert_eq!(ended[0].log_tail, tail);
     // Reported for good: it is not started again by itself.
@@ -23,18 +25,30 @@ pub async fn an_exit_before_ready_is_told_with_code_and_last_lines(world: &World
 }
 
 pub async fn one_that_ends_after_it_was_ready_is_started_again(world: &World<'_>) {
-    let script = "trap 'exit 7' TERM; /busybox httpd -p $PORT; \
-                  while :; do /busybox sleep 0.05; done";
-    let request = world.scripted(script);
+    let script = format!("trap 'exit 7' TERM; {SERVER}; while :; do /busybox sleep 0.05; done");
+    let request = world.scripted(&script);
     let id = &request.deployment_id;
     world.deploy(&request).await;
     let mut watch = world.watch(id).await;
     watch.next().await;
     world.exec(id, "kill -TERM 1").await;
-    watch.until(|all| all.iter().all(|one| !one.ready)).await;
+    let down = watch.until(|all| all.iter().all(|one| !one.ready)).await;
+    let looping = [NotReadyReason::Exited, NotReadyReason::CrashLoop].map(i32::from);
+    assert!(looping.contains(&down[0].reason) && !down[0].permanent, "{down:?}");
     let again = watch.until(|all| all.len() == 1 && all[0].ready).await;
     assert!(again[0].restarts > 0, "{again:?}");
     assert_eq!(again[0].exit_code, None);
+}
+
+pub async fn one_that_needs_more_memory_than_it_may_have_says_so(world: &World<'_>) {
+    let script = "echo filling; text=0123456789abcdef; while :; do text=$text$text; done";
+    let request = DeploymentRequest { memory_size_mib: 16, ..world.scripted(script) };
+    let id = &request.deployment_id;
+    world.apply(&request).await;
+    let ended = world.until(id, |all| all.iter().any(|one| one.exit_code.is_some())).await;
+    assert_eq!(ended[0].reason(), NotReadyReason::OutOfMemory, "{ended:?}");
+    assert!(ended[0].permanent && ended[0].oom_killed, "{ended:?}");
+    assert_eq!(ended[0].log_tail, ["filling"]);
 }
 
 pub async fn an_image_that_is_nowhere_is_named_and_leaves_nothing(world: &World<'_>) {
@@ -43,13 +57,16 @@ pub async fn an_image_that_is_nowhere_is_named_and_leaves_nothing(world: &World<
     let refused = world.try_apply(&request).await.expect_err("it has no such image");
     assert!(matches!(refused.code(), Code::NotFound | Code::Unavailable), "{refused}");
     assert!(refused.message().contains(&image), "{refused}");
+    // One that may come back is tried again.
+    let reason = NotReady::decode(refused.details()).unwrap().reason();
+    assert_eq!(reason == NotReadyReason::ImagePull, refused.code() == Code::NotFound, "{refused}");
     assert!(world.get(&request.deployment_id).await.is_empty());
     assert!(world.found(&request.deployment_id).await.is_empty());
 }
 
 pub async fn one_that_ignores_its_stop_signal_is_killed_after_its_grace(world: &World<'_>) {
-    let script = "trap '' TERM; /busybox httpd -p $PORT; while :; do /busybox sleep 1; done";
-    let request = world.scripted(script);
+    let script = format!("trap '' TERM; {SERVER}; while :; do /busybox sleep 1; done");
+    let request = world.scripted(&script);
     let id = &request.deployment_id;
     world.deploy(&request).await;
     let begun = Instant::now();
@@ -61,12 +78,12 @@ pub async fn one_that_ignores_its_stop_signal_is_killed_after_its_grace(world: &
 }
 
 pub async fn the_stop_signal_is_the_one_asked_for(world: &World<'_>) {
-    let script = "trap '' TERM; trap 'exit 0' INT; /busybox httpd -p $PORT; \
-                  while :; do /busybox sleep 0.1; done";
+    let script =
+        format!("trap '' TERM; trap 'exit 0' INT; {SERVER}; while :; do /busybox sleep 0.1; done");
     let request = DeploymentRequest {
         stop_signal: "SIGINT".to_owned(),
         stop_grace_seconds: 40,
-        ..world.scripted(script)
+        ..world.scripted(&script)
     };
     world.deploy(&request).await;
     let begun = Instant::now();

@@ -101,7 +101,7 @@ pub async fn a_change_makes_new_instances_while_some_are_ready(world: &World<'_>
 
 /// Whether the apply says so itself is the runtime's choice.
 pub async fn a_change_that_cannot_start_leaves_what_serves(world: &World<'_>) {
-    let mut request = world.scripted(crate::harness::SERVE);
+    let mut request = world.scripted(crate::image::SERVE);
     let id = request.deployment_id.clone();
     let before = world.deploy(&request).await;
     request.processes[0].command = sh("echo no database; exit 3");

@@ -4,15 +4,15 @@ use launchway_proto::krane::v1::{DeploymentRequest, LogLine, StreamLogsRequest};
 use tokio::time::timeout;
 
 use crate::{
-    harness::sh,
+    harness::{HTTPD, sh},
     world::{PATIENCE, World, eventually},
 };
 
 const TALKING: &str = "for n in 1 2 3; do echo out $n; echo err $n >&2; done; \
-                       /busybox mkdir -p /tmp; exec /busybox httpd -f -p $PORT";
+                       /busybox mkdir -p /tmp";
 
 pub async fn all_instances_are_merged_and_selected(world: &World<'_>) {
-    let mut request = world.scripted(TALKING);
+    let mut request = world.scripted(&format!("{TALKING}; {HTTPD}"));
     request.processes[0].replicas = 2;
     let id = &request.deployment_id;
     world.deploy(&request).await;
@@ -51,7 +51,7 @@ pub async fn all_instances_are_merged_and_selected(world: &World<'_>) {
 }
 
 pub async fn following_shows_what_comes_until_the_deployment_is_deleted(world: &World<'_>) {
-    let mut request = world.scripted("echo begun; /busybox httpd -f -p $PORT");
+    let mut request = world.scripted(&format!("echo begun; {HTTPD}"));
     let id = request.deployment_id.clone();
     world.deploy(&request).await;
     let follow = StreamLogsRequest { follow: true, ..world.logs_of(&id) };
@@ -76,8 +76,7 @@ pub async fn a_line_of_any_length_comes_in_bounded_parts(world: &World<'_>) {
     const LENGTH: usize = 3_000_000;
     let mut request = world.scripted("");
     let line = format!("/busybox yes ä | /busybox head -n {} | /busybox tr -d '\\n'", LENGTH / 2);
-    request.processes[0].command =
-        sh(&format!("{line}; echo; echo after; exec /busybox httpd -f -p $PORT"));
+    request.processes[0].command = sh(&format!("{line}; echo; echo after; {HTTPD}"));
     let request = DeploymentRequest { memory_size_mib: 128, ..request };
     world.deploy(&request).await;
     let lines = eventually("the line after it is there", async || {

@@ -6,7 +6,7 @@ use crate::world::World;
 
 fn named(world: &World<'_>, name: &str) -> DeploymentRequest {
     let service_name = name.to_owned();
-    DeploymentRequest { service_name, ..world.scripted(crate::harness::SERVE) }
+    DeploymentRequest { service_name, ..world.scripted(crate::image::SERVE) }
 }
 
 pub async fn a_namespace_reaches_its_services_by_name_and_no_other_does(world: &World<'_>) {
@@ -15,7 +15,7 @@ pub async fn a_namespace_reaches_its_services_by_name_and_no_other_does(world: &
     let stranger = named(&other, "stranger");
     tokio::join!(world.deploy(&shop), world.deploy(&cart), other.deploy(&stranger));
     // Without its own `-T`, with which a static busybox crashes on names.
-    let ask = "/busybox timeout 5 /busybox wget -q -O - http://shop:8080/";
+    let ask = "/busybox timeout 3 /busybox wget -q -O - http://shop:8080/";
     let inside = world.exec(&cart.deployment_id, ask).await;
     assert_eq!((inside.stdout.trim(), inside.exit_code), ("hello", Some(0)), "{inside:?}");
     let outside = other.exec(&stranger.deployment_id, ask).await;

@@ -2,10 +2,7 @@
 
 use launchway_proto::krane::v1::{DeploymentRequest, Instance, Process};
 
-use crate::{
-    harness::{SERVE, sh},
-    world::World,
-};
+use crate::{harness::sh, image::SERVE, world::World};
 
 fn three(world: &World<'_>) -> DeploymentRequest {
     let process = |name: &str, script: &str, replicas, port| Process {

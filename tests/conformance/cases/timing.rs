@@ -3,9 +3,9 @@
 
 use std::time::{Duration, Instant};
 
-use launchway_proto::krane::v1::HealthCheck;
+use launchway_proto::krane::v1::{HealthCheck, Instance, NotReadyReason};
 
-use crate::world::World;
+use crate::{harness::HTTPD, world::World};
 
 const SAMPLES: usize = 5;
 
@@ -14,6 +14,10 @@ fn assert_soon(world: &World<'_>, what: &str, mut took: Vec<Duration>) {
     took.sort();
     println!("{what}: median {:?} of {took:?}", took[took.len() / 2]);
     assert!(took[took.len() / 2] < world.harness.report_limit(), "{what}: {took:?}");
+}
+
+fn is_asked(instance: &Instance) -> bool {
+    instance.reason() == NotReadyReason::ProbeFailing
 }
 
 pub async fn an_exit_is_reported_at_once(world: &World<'_>) {
@@ -25,7 +29,7 @@ pub async fn an_exit_is_reported_at_once(world: &World<'_>) {
         let id = &request.deployment_id;
         world.apply(&request).await;
         let mut watch = world.watch(id).await;
-        watch.until(|all| all.iter().any(|one| one.probe_attempts > 0)).await;
+        watch.until(|all| all.iter().any(is_asked)).await;
         let begun = Instant::now();
         let (_, ended) = tokio::join!(
             world.exec(id, "kill -TERM 1"),
@@ -41,15 +45,16 @@ pub async fn an_exit_is_reported_at_once(world: &World<'_>) {
 pub async fn readiness_is_reported_at_once(world: &World<'_>) {
     let mut took = Vec::new();
     for _ in 0..SAMPLES {
-        let script = "/busybox mkdir -p /tmp; while ! [ -e /tmp/go ]; do /busybox sleep 0.01; done; \
-                      exec /busybox httpd -f -p $PORT";
-        let mut request = world.scripted(script);
+        let script = format!(
+            "/busybox mkdir -p /tmp; while ! [ -e /tmp/go ]; do /busybox sleep 0.01; done; {HTTPD}"
+        );
+        let mut request = world.scripted(&script);
         let health = HealthCheck { interval_ms: 20, ..HealthCheck::default() };
         request.processes[0].health = Some(health);
         let id = &request.deployment_id;
         world.apply(&request).await;
         let mut watch = world.watch(id).await;
-        watch.until(|all| all.iter().any(|one| one.probe_attempts > 0)).await;
+        watch.until(|all| all.iter().any(is_asked)).await;
         let begun = Instant::now();
         let (_, ready) = tokio::join!(
             world.exec(id, "> /tmp/go"),

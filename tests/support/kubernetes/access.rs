@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{
-    Shared,
-    store::{Refusal, Store},
-};
+use super::{Shared, refusal::Refusal, store::Store};
 
 /// The thousandths of `500m`, `1` or `64Mi`.
 fn amount(value: &Value) -> i128 {

@@ -6,7 +6,8 @@ use serde_json::Value;
 
 use super::{
     fields::{self, Path},
-    store::{Answer, Entry, Id, Refusal, Store},
+    refusal::{Answer, Refusal},
+    store::{Entry, Id, Store},
 };
 
 impl Store {

@@ -1,7 +1,7 @@
 //! Pods as containers of this machine's Docker engine, their output and commands
 //! in them.
 
-use std::{collections::HashMap, net::IpAddr, process::Stdio, sync::Arc};
+use std::{collections::HashMap, net::IpAddr, process::Stdio, sync::Arc, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
@@ -11,14 +11,12 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bollard::{Docker, container::LogOutput, query_parameters::LogsOptionsBuilder};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
-use tokio::process::Command;
+use tokio::{process::Command, sync::watch};
 
-use super::{
-    Shared,
-    scripts::Life,
-    store::{Id, Refusal},
-    websocket,
-};
+use super::{Shared, refusal::Refusal, scripts::Life, store::Id, websocket};
+
+/// How often a container that has been told to have ended is asked how.
+const ENDING: Duration = Duration::from_millis(10);
 
 pub fn remove_all(containers: Vec<String>, networks: Vec<String>) {
     let docker = |args: &[&str]| {
@@ -28,12 +26,14 @@ pub fn remove_all(containers: Vec<String>, networks: Vec<String>) {
             .stderr(Stdio::null())
             .status();
     };
-    for name in containers {
-        docker(&["rm", "-f", &name]);
-    }
-    for name in networks {
-        docker(&["network", "rm", &name]);
-    }
+    let with = |command: &[&str], names: &[String]| {
+        if !names.is_empty() {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            docker(&[command, &names].concat());
+        }
+    };
+    with(&["rm", "-f"], &containers);
+    with(&["network", "rm"], &networks);
 }
 
 async fn docker(args: &[String]) -> Result<String, String> {
@@ -57,8 +57,11 @@ pub async fn pull(image: &str) -> Result<(), String> {
 pub struct Container {
     pub name: String,
     pub ip: IpAddr,
-    engine: Docker,
+    end: watch::Receiver<Option<End>>,
 }
+
+/// Its code, and whether it was for want of memory.
+type End = (i32, bool);
 
 impl Container {
     /// A new container for each life, as a kubelet makes it.
@@ -97,22 +100,25 @@ impl Container {
             let _ = docker(&words(&["rm", "-f", &name])).await;
             return Err(message);
         }
-        let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-        let ip = docker(&words(&["inspect", "-f", format, &name])).await?;
+        let engine = Docker::connect_with_defaults().unwrap();
+        let found = engine.inspect_container(&name, None).await.map_err(|e| e.to_string())?;
+        let networks = found.network_settings.and_then(|all| all.networks).unwrap_or_default();
+        let ip = networks.into_values().find_map(|network| network.ip_address?.parse().ok());
+        let (noted, end) = watch::channel(None);
+        tokio::spawn(note_end(engine, name.clone(), noted));
         // One that has ended already has none.
-        let ip = ip.parse().unwrap_or(IpAddr::from([127, 0, 0, 2]));
-        Ok(Self { name, ip, engine: Docker::connect_with_defaults().unwrap() })
+        Ok(Self { name, ip: ip.unwrap_or(IpAddr::from([127, 0, 0, 2])), end })
     }
 
-    /// Its code, and whether it was for want of memory.
-    pub async fn ended(&self) -> Option<(i32, bool)> {
-        let found = self.engine.inspect_container(&self.name, None).await.ok()?;
-        let state = found.state?;
-        if state.running == Some(true) {
-            return None;
+    pub fn ended(&self) -> Option<End> {
+        *self.end.borrow()
+    }
+
+    /// Returns once it has ended.
+    pub async fn ends(&self) {
+        if self.end.clone().wait_for(Option::is_some).await.is_err() {
+            std::future::pending().await
         }
-        let code = i32::try_from(state.exit_code?).ok()?;
-        Some((code, state.oom_killed == Some(true)))
     }
 
     pub async fn stop(&self, grace: u64) {
@@ -123,6 +129,22 @@ impl Container {
         let mut args = words(&["exec", &self.name]);
         args.extend_from_slice(command);
         docker(&args).await.is_ok()
+    }
+}
+
+/// Waits for the container's end, which the engine tells before it is done with it.
+async fn note_end(engine: Docker, name: String, end: watch::Sender<Option<End>>) {
+    loop {
+        let mut waiting = engine.wait_container(&name, None);
+        let _ = waiting.next().await;
+        let Ok(found) = engine.inspect_container(&name, None).await else { return };
+        let state = found.state.unwrap_or_default();
+        if state.running == Some(false) {
+            let code = state.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(-1);
+            let _ = end.send(Some((code, state.oom_killed == Some(true))));
+            return;
+        }
+        tokio::time::sleep(ENDING).await;
     }
 }
 

@@ -3,19 +3,19 @@
 
 use std::{
     collections::HashSet,
-    net::{IpAddr, SocketAddr},
+    net::IpAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
 
 use super::{
     Shared,
     conditions::condition,
-    containers::{self, Container},
-    scripts::{Behaviour, Life},
+    containers,
+    process::{End, Process},
+    scripts::Behaviour,
     store::{Id, now},
 };
 
@@ -50,20 +50,6 @@ pub struct Worker {
     pub uid: String,
 }
 
-/// What runs.
-enum Process {
-    Server(JoinHandle<()>),
-    Nothing,
-    Container(Container),
-}
-
-/// How a life ended: its code, why, and whether it was ended because the pod goes.
-struct End {
-    code: i32,
-    reason: &'static str,
-    going: bool,
-}
-
 impl Worker {
     pub fn pod(&self) -> Option<Value> {
         let store = self.shared.store();
@@ -74,18 +60,15 @@ impl Worker {
         self.pod().is_none_or(|pod| !pod["metadata"]["deletionTimestamp"].is_null())
     }
 
-    fn behaviour(&self) -> Behaviour {
-        let image = self.pod().unwrap_or_default()["spec"]["containers"][0]["image"].clone();
-        self.shared.scripts.lock().unwrap().of(image.as_str().unwrap_or_default())
-    }
-
-    /// Changes the pod's status.
-    fn set(&self, change: impl FnOnce(&mut Value)) {
-        self.shared.write(|store| {
-            if store.get(&self.id).is_some_and(|pod| pod["metadata"]["uid"] == *self.uid) {
-                let _ = store.edit(&self.id, "kubelet", |pod| change(&mut pod["status"]));
+    pub fn behaviour(&self) -> Behaviour {
+        let spec = self.pod().unwrap_or_default()["spec"].take();
+        let image = spec["containers"][0]["image"].as_str().unwrap_or_default();
+        match self.shared.scripts.lock().unwrap().of(image) {
+            Behaviour::Serve { body, .. } if spec["restartPolicy"] == "Never" => {
+                Behaviour::Exit { code: 0, output: body }
             }
-        });
+            scripted => scripted,
+        }
     }
 
     async fn run(self) {
@@ -141,7 +124,7 @@ impl Worker {
             let waiting = match self.behaviour() {
                 Behaviour::Pull { message } => Some((failed, message)),
                 Behaviour::Refused { message } => {
-                    self.waiting("CreateContainerConfigError", &message, 0);
+                    self.note_waiting("CreateContainerConfigError", &message, 0);
                     tokio::time::sleep(TICK).await;
                     continue;
                 }
@@ -152,20 +135,10 @@ impl Worker {
             };
             let Some((times, message)) = waiting else { return true };
             let reason = if times == 0 { "ErrImagePull" } else { "ImagePullBackOff" };
-            self.waiting(reason, &format!("failed to pull image \"{image}\": {message}"), 0);
+            self.note_waiting(reason, &format!("failed to pull image \"{image}\": {message}"), 0);
             failed += 1;
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-    }
-
-    fn waiting(&self, reason: &str, message: &str, restarts: u32) {
-        self.set(|status| {
-            let last = status["containerStatuses"][0]["lastState"].clone();
-            let container = status["containerStatuses"][0]["containerID"].clone();
-            status["containerStatuses"] = json!([{"name": "app", "ready": false, "image": "",
-                "imageID": "", "restartCount": restarts, "lastState": last, "containerID": container,
-                "state": {"waiting": {"reason": reason, "message": message}}}]);
-        });
     }
 
     /// Its lives, one after the other.
@@ -211,77 +184,14 @@ impl Worker {
             }
             // The first time it is started again at once.
             if restarts > 0 {
-                self.waiting("CrashLoopBackOff", "back-off restarting failed container", restarts);
+                self.note_waiting(
+                    "CrashLoopBackOff",
+                    "back-off restarting failed container",
+                    restarts,
+                );
                 tokio::time::sleep(BACK_OFF).await;
             }
         }
-    }
-
-    async fn begin(&self, restarts: u32) -> Result<(Process, IpAddr), String> {
-        let pod = self.pod().unwrap_or_default();
-        let port = pod["spec"]["containers"][0]["ports"][0]["containerPort"].as_u64();
-        let known = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse().ok());
-        let fresh = || self.shared.scripts.lock().unwrap().address();
-        let told = |lines: Vec<(String, String)>| {
-            self.shared.scripts.lock().unwrap().begin_life(&self.uid, Life::Told(lines));
-        };
-        Ok(match self.behaviour() {
-            Behaviour::Container => {
-                let container = Container::start(&self.shared, &pod, restarts).await?;
-                let life = Life::Container(container.name.clone());
-                self.shared.scripts.lock().unwrap().begin_life(&self.uid, life);
-                let ip = container.ip;
-                (Process::Container(container), ip)
-            }
-            Behaviour::Serve { status, body } => {
-                told(Vec::new());
-                let ip = known.unwrap_or_else(fresh);
-                let port = u16::try_from(port.unwrap_or(8080)).unwrap();
-                (Process::Server(tokio::spawn(serve(SocketAddr::new(ip, port), status, body))), ip)
-            }
-            Behaviour::Exit { output, .. } => {
-                let at = || jiff::Timestamp::now().to_string();
-                told(output.lines().map(|line| (at(), line.to_owned())).collect());
-                (Process::Nothing, known.unwrap_or_else(fresh))
-            }
-            _ => {
-                told(Vec::new());
-                (Process::Nothing, known.unwrap_or_else(fresh))
-            }
-        })
-    }
-
-    fn note_running(&self, restarts: u32, ip: IpAddr, at: &str) {
-        self.set(|status| {
-            let last = status["containerStatuses"][0]["lastState"].clone();
-            status["phase"] = json!("Running");
-            status["podIP"] = json!(ip.to_string());
-            status["podIPs"] = json!([{"ip": ip.to_string()}]);
-            status["containerStatuses"] = json!([{"name": "app", "ready": false, "image": "",
-                "imageID": "", "restartCount": restarts, "lastState": last,
-                "containerID": format!("tests://{}/{restarts}", self.uid),
-                "state": {"running": {"startedAt": at}}}]);
-        });
-    }
-
-    fn note_end(&self, restarts: u32, end: &End, message: &str, once: bool) {
-        self.set(|status| {
-            let begun = status["containerStatuses"][0]["state"]["running"]["startedAt"].clone();
-            let mut state = json!({"terminated": {"exitCode": end.code, "reason": end.reason,
-                "startedAt": begun, "finishedAt": now(),
-                "containerID": format!("tests://{}/{restarts}", self.uid)}});
-            if !message.is_empty() {
-                state["terminated"]["message"] = json!(message);
-            }
-            status["containerStatuses"] = json!([{"name": "app", "ready": false, "image": "",
-                "imageID": "", "restartCount": restarts, "state": state, "lastState": state,
-                "containerID": format!("tests://{}/{restarts}", self.uid)}]);
-            condition(status, "ContainersReady", false, None, "");
-            condition(status, "Ready", false, None, "");
-            if once {
-                status["phase"] = json!(if end.code == 0 { "Succeeded" } else { "Failed" });
-            }
-        });
     }
 
     async fn until_end(&self, process: &Process, ip: IpAddr, restarts: u32, evicted: bool) -> End {
@@ -309,11 +219,12 @@ impl Worker {
                 self.stop(process, &pod).await;
                 return End { code: 137, reason: "Error", going: false };
             }
-            let container = match process {
-                Process::Container(container) => Some(container),
-                Process::Server(_) | Process::Nothing => None,
+            // A probe of what has just ended may take long to fail.
+            let failed = tokio::select! {
+                failed = probes.look(process.container()) => failed,
+                () = process.ends() => continue,
             };
-            if probes.look(container).await {
+            if failed {
                 // The startup or the liveness probe has failed for too long.
                 self.stop(process, &pod).await;
                 return End { code: 137, reason: "Error", going: false };
@@ -326,86 +237,4 @@ impl Worker {
             tokio::time::sleep(TICK).await;
         }
     }
-
-    /// A pod is ready with its container and all of its gates.
-    fn note_ready(&self, ready: bool, started: bool, restarts: u32) {
-        let Some(pod) = self.pod() else { return };
-        let gates = pod["spec"]["readinessGates"].as_array().cloned().unwrap_or_default();
-        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let passed = gates.iter().all(|gate| {
-            conditions
-                .iter()
-                .any(|one| one["type"] == gate["conditionType"] && one["status"] == "True")
-        });
-        self.set(|status| {
-            let container = &mut status["containerStatuses"][0];
-            if container["restartCount"] == restarts {
-                container["ready"] = json!(ready);
-                container["started"] = json!(started);
-            }
-            condition(status, "ContainersReady", ready, None, "");
-            condition(status, "Ready", ready && passed, None, "");
-        });
-    }
-
-    async fn ended(&self, process: &Process) -> Option<End> {
-        let end = |code, reason| Some(End { code, reason, going: false });
-        match process {
-            Process::Container(container) => {
-                let (code, oom) = container.ended().await?;
-                end(
-                    code,
-                    if oom {
-                        "OOMKilled"
-                    } else if code == 0 {
-                        "Completed"
-                    } else {
-                        "Error"
-                    },
-                )
-            }
-            Process::Server(_) => match self.behaviour() {
-                Behaviour::Exit { code, .. } => {
-                    self.stop(process, &Value::Null).await;
-                    end(code, "Error")
-                }
-                _ => None,
-            },
-            Process::Nothing => match self.behaviour() {
-                Behaviour::Exit { code: 0, .. } => end(0, "Completed"),
-                Behaviour::Exit { code, .. } => end(code, "Error"),
-                Behaviour::OutOfMemory => end(137, "OOMKilled"),
-                _ => None,
-            },
-        }
-    }
-
-    async fn stop(&self, process: &Process, pod: &Value) {
-        let sleep =
-            pod["spec"]["containers"][0]["lifecycle"]["preStop"]["sleep"]["seconds"].as_u64();
-        match process {
-            Process::Server(task) => {
-                // It serves on while gateways look elsewhere.
-                tokio::time::sleep(Duration::from_millis(sleep.unwrap_or(0) * 50)).await;
-                task.abort();
-            }
-            Process::Container(container) => {
-                let grace = pod["spec"]["terminationGracePeriodSeconds"].as_u64().unwrap_or(30);
-                let sleep = sleep.unwrap_or(0);
-                tokio::time::sleep(Duration::from_secs(sleep)).await;
-                container.stop(grace.saturating_sub(sleep)).await;
-            }
-            Process::Nothing => {}
-        }
-    }
-}
-
-async fn serve(address: SocketAddr, status: u16, body: String) {
-    let code = axum::http::StatusCode::from_u16(status).unwrap();
-    let app = axum::Router::new().fallback(move || {
-        let body = body.clone();
-        async move { (code, body) }
-    });
-    let listener = TcpListener::bind(address).await.unwrap_or_else(|e| panic!("{address}: {e}"));
-    let _ = axum::serve(listener, app).await;
 }

@@ -3,7 +3,8 @@
 //! told. The API server and the controllers can be killed and started again.
 //!
 //! What it is not: it knows only the kinds that krane uses, sets few defaults,
-//! and its scheduler has one node of any size.
+//! its scheduler has one node of any size, and its kubelet probes more often and
+//! sleeps shorter than a real one, so that cases wait for what they are about.
 
 #![allow(dead_code)]
 
@@ -17,9 +18,12 @@ mod fields;
 mod kinds;
 mod kubelet;
 mod probes;
+mod process;
+mod refusal;
 mod rollout;
 mod scripts;
 mod server;
+mod status;
 mod store;
 mod watching;
 mod websocket;
@@ -172,6 +176,16 @@ impl TestCluster {
     pub fn script(&self, image: &str, behaviour: Behaviour) {
         self.shared.scripts.lock().unwrap().set(image, behaviour);
         self.shared.note_write();
+    }
+
+    /// Pods of all images that nothing else is said of do so.
+    pub fn script_others(&self, behaviour: Behaviour) {
+        self.shared.scripts.lock().unwrap().set_others(behaviour);
+    }
+
+    /// The labels of each pod whose container was started, as often as it was.
+    pub fn started(&self) -> Vec<Value> {
+        self.shared.scripts.lock().unwrap().started.clone()
     }
 
     pub fn forbid(&self, verb: &str, resource: &str) {

@@ -7,6 +7,10 @@ use tokio::time::{Instant, timeout};
 
 use super::containers::Container;
 
+/// A kubelet looks once in each period, which is whole seconds. This one looks this
+/// many times, and gives up after the same time.
+const LOOKS: u32 = 10;
+
 struct Probe {
     spec: Value,
     period: Duration,
@@ -25,9 +29,10 @@ impl Probe {
             |key: &str, default| Duration::from_secs(spec[key].as_u64().unwrap_or(default));
         Some(Self {
             spec: spec.clone(),
-            period: seconds("periodSeconds", 10),
+            period: seconds("periodSeconds", 10) / LOOKS,
             limit: seconds("timeoutSeconds", 1),
-            threshold: spec["failureThreshold"].as_u64().unwrap_or(3),
+            // The first look is at once.
+            threshold: (spec["failureThreshold"].as_u64().unwrap_or(3) - 1) * u64::from(LOOKS) + 1,
             due: Instant::now(),
             failures: 0,
         })

@@ -180,7 +180,7 @@ pub fn replica_set(store: &mut Store, set: &Value) {
     });
 }
 
-fn make_pod(store: &mut Store, set: &Value) -> super::store::Answer {
+fn make_pod(store: &mut Store, set: &Value) -> super::refusal::Answer {
     let template = &set["spec"]["template"];
     let name = set["metadata"]["name"].as_str().unwrap_or_default();
     let pod = json!({"metadata": {"generateName": format!("{name}-"),

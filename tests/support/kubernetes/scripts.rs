@@ -5,12 +5,14 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
+use serde_json::Value;
+
 use super::containers;
 
 /// What pods of an image do.
 #[derive(Debug, Clone)]
 pub enum Behaviour {
-    /// Answer every request so.
+    /// Answer every request so; a task of such an image ends well at once.
     Serve { status: u16, body: String },
     /// Run, and listen nowhere.
     Silent,
@@ -47,6 +49,10 @@ pub enum Life {
 #[derive(Default)]
 pub struct Scripts {
     by_image: HashMap<String, Behaviour>,
+    /// Of images that are not there.
+    other: Option<Behaviour>,
+    /// The labels of a pod, each time its container was started.
+    pub started: Vec<Value>,
     lives: HashMap<String, Vec<Life>>,
     addresses: u32,
     pub networks: HashSet<String>,
@@ -57,8 +63,13 @@ impl Scripts {
         self.by_image.insert(image.to_owned(), behaviour);
     }
 
+    pub fn set_others(&mut self, behaviour: Behaviour) {
+        self.other = Some(behaviour);
+    }
+
     pub fn of(&self, image: &str) -> Behaviour {
-        self.by_image.get(image).cloned().unwrap_or(Behaviour::Container)
+        let scripted = self.by_image.get(image).or(self.other.as_ref());
+        scripted.cloned().unwrap_or(Behaviour::Container)
     }
 
     /// An address of this machine that nobody else has.

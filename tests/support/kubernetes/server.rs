@@ -15,7 +15,8 @@ use tokio::{net::TcpListener, task::JoinSet};
 use super::{
     Shared, TOKEN, apply, containers, fields,
     kinds::{KINDS, Kind},
-    store::{Answer, Id, Refusal, Store},
+    refusal::{Answer, Refusal},
+    store::{Id, Store},
     watching::{self, Selection},
 };
 

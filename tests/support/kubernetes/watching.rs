@@ -7,10 +7,7 @@ use futures::{Stream, stream};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{
-    Shared, kinds,
-    store::{Change, Refusal},
-};
+use super::{Shared, kinds, refusal::Refusal, store::Change};
 
 /// How often a watch that is silent says how far it is.
 const BOOKMARK: Duration = Duration::from_millis(500);

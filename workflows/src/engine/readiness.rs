@@ -15,8 +15,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::{ErrorCode, StepError, StepFailure},
-    model::Instance,
+    error::{ErrorCode, StepFailure},
+    model::{Instance, NotReadyReason},
     ports::{ReadinessWait, Runtime, Store},
 };
 
@@ -163,34 +163,43 @@ impl ReadinessWatcher {
 }
 
 fn decide(replicas: u32, instances: &[Instance]) -> Option<ReadyVerdict> {
-    if let Some((instance, code)) =
-        instances.iter().find_map(|instance| Some((instance, instance.exit_code?)))
-    {
-        let reason = if instance.message.is_empty() { "" } else { ": " };
-        let failure = StepError::permanent(
-            ErrorCode::InstanceExited,
-            format!(
-                "instance {} exited with code {code} before it was ready{reason}{}",
-                instance.id, instance.message
-            ),
-        )
-        .with_log_tail(instance.log_tail.clone());
-        return Some(ReadyVerdict::Failed(failure.failure().clone()));
-    }
     let ready = instances.iter().filter(|instance| instance.ready).count();
-    (ready >= replicas.max(1) as usize).then_some(ReadyVerdict::Ready)
+    if ready >= replicas.max(1) as usize {
+        return Some(ReadyVerdict::Ready);
+    }
+    let hopeless = instances.iter().find(|instance| instance.permanent)?;
+    Some(ReadyVerdict::Failed(failed(hopeless)))
+}
+
+/// Waiting cannot help this one.
+fn failed(instance: &Instance) -> StepFailure {
+    let mut message = format!("instance {} ", instance.id);
+    match instance.exit_code {
+        Some(code) => message.push_str(&format!("exited with code {code} before it was ready")),
+        None => message.push_str("will not be ready"),
+    }
+    if !instance.message.is_empty() {
+        message.push_str(&format!(": {}", instance.message));
+    }
+    StepFailure::new(code_of(instance), message).with_log_tail(instance.log_tail.clone())
+}
+
+fn code_of(instance: &Instance) -> ErrorCode {
+    instance.reason.map_or(ErrorCode::NotReady, NotReadyReason::code)
 }
 
 fn not_ready(wait: &ReadinessWait, last: &[Instance]) -> StepFailure {
     let ready = last.iter().filter(|instance| instance.ready).count();
     let mut message = format!("{ready} of {} instances were ready in time", wait.replicas.max(1));
-    for instance in last.iter().filter(|instance| !instance.ready) {
+    let others = || last.iter().filter(|instance| !instance.ready);
+    for instance in others() {
         message.push_str(&format!(
             "; instance {} at {}: {} after {} probes",
             instance.id, instance.address, instance.message, instance.probe_attempts
         ));
     }
-    StepFailure::new(ErrorCode::NotReady, message)
+    let code = others().next().map_or(ErrorCode::NotReady, code_of);
+    StepFailure::new(code, message)
 }
 
 /// Milliseconds since the epoch. Never called from handler code, only from
@@ -204,27 +213,57 @@ pub(crate) fn now_ms() -> i64 {
 mod tests {
     use super::*;
 
-    fn instance(ready: bool, exit_code: Option<i32>) -> Instance {
-        Instance { id: "i".to_owned(), ready, exit_code, ..Instance::default() }
+    fn instance(ready: bool) -> Instance {
+        Instance { id: "i".to_owned(), ready, ..Instance::default() }
+    }
+
+    fn failure(instances: &[Instance]) -> StepFailure {
+        match decide(2, instances) {
+            Some(ReadyVerdict::Failed(failure)) => failure,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
     fn waits_for_every_replica() {
-        assert_eq!(decide(2, &[instance(true, None)]), None);
-        assert_eq!(decide(2, &[instance(true, None), instance(false, None)]), None);
-        let both = [instance(true, None), instance(true, None)];
+        assert_eq!(decide(2, &[instance(true)]), None);
+        assert_eq!(decide(2, &[instance(true), instance(false)]), None);
+        let both = [instance(true), instance(true)];
         assert_eq!(decide(2, &both), Some(ReadyVerdict::Ready));
     }
 
     #[test]
     fn fails_at_once_when_an_instance_exits() {
-        let mut dead = instance(false, Some(3));
-        dead.log_tail = vec!["boom".to_owned()];
-        let Some(ReadyVerdict::Failed(failure)) = decide(2, &[instance(true, None), dead]) else {
-            panic!("an exit decides");
+        let dead = Instance {
+            exit_code: Some(3),
+            log_tail: vec!["boom".to_owned()],
+            reason: Some(NotReadyReason::Exited),
+            permanent: true,
+            ..instance(false)
         };
+        let failure = failure(&[instance(true), dead]);
         assert_eq!(failure.code, ErrorCode::InstanceExited);
         assert!(failure.message.contains("code 3"), "{failure}");
         assert_eq!(failure.log_tail, ["boom"]);
+    }
+
+    #[test]
+    fn what_waiting_cannot_help_fails_at_once_with_the_code_of_its_reason() {
+        for (reason, code) in [
+            (NotReadyReason::ImagePull, ErrorCode::ImageUnavailable),
+            (NotReadyReason::Unschedulable, ErrorCode::Unschedulable),
+            (NotReadyReason::QuotaExceeded, ErrorCode::QuotaExceeded),
+            (NotReadyReason::OutOfMemory, ErrorCode::OutOfMemory),
+        ] {
+            let passing = Instance {
+                reason: Some(reason),
+                message: "the runtime's word".to_owned(),
+                ..instance(false)
+            };
+            assert_eq!(decide(2, &[instance(true), passing.clone()]), None, "{reason:?}");
+            let failure = failure(&[instance(true), Instance { permanent: true, ..passing }]);
+            assert_eq!(failure.code, code);
+            assert!(failure.message.contains("the runtime's word"), "{failure}");
+        }
     }
 }

@@ -269,7 +269,7 @@ fn remedy(facts: &Facts, cause: &StepFailure) -> Vec<String> {
             lines.extend(build_log(facts));
             lines.push(SAME_SOURCE.to_owned());
         }
-        E::InstanceExited | E::NotReady | E::RuntimeRejected => {
+        E::InstanceExited | E::OutOfMemory | E::NotReady | E::RuntimeRejected => {
             lines.push("Then deploy again.".to_owned());
             lines.extend(again(facts, "Where the cause was outside of the image, "));
         }

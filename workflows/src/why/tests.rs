@@ -140,6 +140,8 @@ fn sample(code: ErrorCode) -> (Step, &'static str) {
         E::RegistryUnavailable => (Step::PushImage, "registry.example.com: connection refused"),
         E::ImageUnavailable => (Step::DeployToKrane, "the engine has no image `shop:1`"),
         E::RuntimeRejected => (Step::DeployToKrane, "the engine refuses 1 MiB of memory"),
+        E::Unschedulable => (Step::DeployToKrane, "no node for it: 0/3 nodes are available"),
+        E::QuotaExceeded => (Step::DeployToKrane, "exceeded quota: launchway, used: pods=10"),
         E::RuntimeUnavailable => (Step::DeployToKrane, "krane: connection refused"),
         E::ReleaseFailed => {
             (Step::ReleaseCommand, "the release command `bin/migrate up` ended with code 3")
@@ -149,6 +151,7 @@ fn sample(code: ErrorCode) -> (Step, &'static str) {
             "the release command `bin/migrate up` may have been started, and the runtime does not know it any more",
         ),
         E::InstanceExited => (Step::AwaitReady, "instance 1 exited with code 5"),
+        E::OutOfMemory => (Step::AwaitReady, "instance 1 exited with code 137"),
         E::NotReady => (
             Step::AwaitReady,
             "0 of 1 instances were ready within 60 s: GET http://127.0.0.1:32768/ got 502 (61 probes)",

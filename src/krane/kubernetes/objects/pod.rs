@@ -33,7 +33,7 @@ pub(crate) const ANSWERS: &str = "launchway.dev/answers";
 /// From the word that a pod goes until it is told: gateways route elsewhere.
 const DRAIN: Duration = Duration::from_secs(2);
 /// Seconds that a task has to end once it is told to.
-const TASK_GRACE: i64 = 10;
+const TASK_GRACE: i64 = 5;
 /// What images commonly need to become another user at start and to listen
 /// below 1024; as on Docker.
 const CAPABILITIES: [&str; 6] =

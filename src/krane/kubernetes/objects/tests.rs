@@ -14,7 +14,7 @@ use crate::{
         backend::{Check, Health, Port, TaskSpec},
         kubernetes::{
             connect::Cluster,
-            settings::{Admitted, KubernetesSettings, Probes, Quota},
+            settings::{Admitted, KubernetesSettings, Patience, Probes, Quota},
         },
     },
     registry::{Login, Registry},
@@ -255,7 +255,7 @@ fn an_environment_lets_in_the_gateway_and_its_own_alone() {
         run_as_user: None,
         autoscale: None,
         probes: Probes::Krane,
-        schedule_timeout: Duration::from_secs(60),
+        patience: Patience::default(),
     };
     let made = furniture(&settings, &EnvironmentId::generate());
     let policy = serde_json::to_value(&made.policy).unwrap();

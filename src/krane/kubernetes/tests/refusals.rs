@@ -1,5 +1,7 @@
 //! What waiting cannot help is an error at once, and leaves nothing.
 
+use launchway_proto::krane::v1::NotReadyReason;
+
 use super::*;
 use crate::krane::kubernetes::check_cluster;
 
@@ -36,10 +38,8 @@ async fn one_that_no_node_takes_fails_with_the_schedulers_word() {
     cluster.script("huge", Behaviour::Unschedulable);
     let spec = InstanceSpec { image: "huge".to_owned(), ..spec(1) };
     let error = refused(&backend, &spec).await;
-    assert!(
-        matches!(&error, BackendError::Rejected(why) if why.contains("Insufficient memory")),
-        "{error}"
-    );
+    assert_eq!(error.reason(), NotReadyReason::Unschedulable);
+    assert!(error.to_string().contains("Insufficient memory"), "{error}");
     // A node that comes in time is waited for.
     let id = spec.deployment_id.clone();
     let (applied, ()) = tokio::join!(backend.apply(&spec), async {
@@ -60,7 +60,9 @@ async fn a_quota_that_is_used_up_is_named() {
     backend.apply(&fits).await.unwrap();
     until(&backend, &fits.deployment_id, all_ready(2)).await;
     let more = InstanceSpec { deployment_id: DeploymentId::generate(), ..fits.clone() };
-    let error = refused(&backend, &more).await.to_string();
+    let error = refused(&backend, &more).await;
+    assert_eq!(error.reason(), NotReadyReason::QuotaExceeded);
+    let error = error.to_string();
     assert!(error.contains("exceeded quota") && error.contains("kubernetes.max_"), "{error}");
     assert_eq!(objects_of(&cluster, &more.deployment_id), Vec::<String>::new());
     assert!(all_ready(2)(&backend.get(&fits.deployment_id).await.unwrap()));
