@@ -110,34 +110,47 @@ async fn survives(label: &str, killed: &[Process], readiness: &[(&str, &str)]) {
 
 pub async fn survives_in(mut here: Installation, label: &str, killed: &[Process]) {
     let projects: Vec<_> = Step::ALL.iter().map(|step| format!("shop-{step}")).collect();
+    kill_at_all(&mut here, label, &Step::ALL, &projects, killed).await;
+    here.assert_nothing_ran_twice_at_once();
+    assert_only_the_latest_run(&here, &projects).await;
+}
+
+/// The processes are killed once for each point, with a deployment there in each of
+/// the steps.
+pub async fn kill_at_all(
+    here: &mut Installation,
+    label: &str,
+    steps: &[Step],
+    projects: &[String],
+    killed: &[Process],
+) {
     for point in Point::ALL {
-        let mut pauses = kill_at(&mut here, &projects, killed, point).await;
+        let mut pauses = kill_at(here, steps, projects, killed, point).await;
         pauses.sort_unstable();
         let (median, worst) = (pauses[pauses.len() / 2], pauses[pauses.len() - 1]);
         println!("| {label} | {} | {} | {median} | {worst} |", point.name(), pauses.len());
         assert!(worst < LONGEST_PAUSE_MS, "{label} {}: {pauses:?}", point.name());
     }
-    here.assert_nothing_ran_twice_at_once();
-    assert_only_the_latest_run(&here, &projects).await;
 }
 
 /// Milliseconds from the processes being back until each deployment that had
 /// to wait for them had done something new.
 async fn kill_at(
     here: &mut Installation,
+    steps: &[Step],
     projects: &[String],
     killed: &[Process],
     point: Point,
 ) -> Vec<i64> {
-    Step::ALL.iter().for_each(|step| here.arm(step.name(), point.name()));
+    steps.iter().for_each(|step| here.arm(step.name(), point.name()));
     let ids = here.submit_all(projects).await;
-    let parked = here.parked_at_all(point).await;
+    let parked = here.parked_at_all(steps, point).await;
     killed.iter().for_each(|process| here.kill(*process));
     let only_krane = killed == [Process::Krane];
     let mut waiting: Vec<_> = parked.iter().map(|(_, id)| id.clone()).collect();
     if only_krane {
         // Their worker lives: they go on, up to the step that needs krane.
-        release_all(here, point);
+        release_all(here, steps, point);
         waiting = held_up_by_krane(here, &parked).await;
     }
     let known = here.reached();
@@ -145,7 +158,7 @@ async fn kill_at(
     let back = now_ms();
     here.ended(&ids).await;
     if !only_krane {
-        release_all(here, point);
+        release_all(here, steps, point);
     }
     for (step, id) in &parked {
         let shown = assert_single_effects(here, id).await;
@@ -193,8 +206,8 @@ pub fn first_progress(known: &[Reached], reached: &[Reached], id: &DeploymentId)
     new.unwrap_or_else(|| panic!("{id} has done nothing new")).at
 }
 
-pub fn release_all(here: &Installation, point: Point) {
-    for step in Step::ALL {
+pub fn release_all(here: &Installation, steps: &[Step], point: Point) {
+    for step in steps {
         here.release(step.name(), point.name());
     }
 }

@@ -23,7 +23,7 @@ async fn every_deployment_is_taken_over_when_its_worker_dies() {
     for point in Point::ALL {
         Step::ALL.iter().for_each(|step| here.arm(step.name(), point.name()));
         let ids = here.submit_all(&projects).await;
-        here.parked_at_all(point).await;
+        here.parked_at_all(&Step::ALL, point).await;
         let known = here.reached();
         let holds = |pid: u32| {
             known
@@ -37,7 +37,7 @@ async fn every_deployment_is_taken_over_when_its_worker_dies() {
         let pid = here.pid(one);
         here.kill(one);
         let died = now_ms();
-        release_all(&here, point);
+        release_all(&here, &Step::ALL, point);
         here.ended(&ids).await;
         let reached = here.reached();
         let mut pauses: Vec<i64> = ids

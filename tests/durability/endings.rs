@@ -42,7 +42,7 @@ async fn parked(
     Step::ALL.iter().for_each(|step| here.arm(step.name(), point.name()));
     let ids = here.submit_all(&projects()).await;
     let predecessor: HashMap<_, _> = ids.iter().zip(before).collect();
-    let parked = here.parked_at_all(point).await;
+    let parked = here.parked_at_all(&Step::ALL, point).await;
     let with_predecessor = |(step, id): (Step, DeploymentId)| {
         let predecessor = predecessor[&id].clone();
         (step, id, predecessor)

@@ -24,9 +24,9 @@ async fn every_deployment_goes_live_when_the_docker_engine_is_killed() {
     for point in Point::ALL {
         Step::ALL.iter().for_each(|step| here.arm(step.name(), point.name()));
         let ids = here.submit_all(&projects).await;
-        let parked = here.parked_at_all(point).await;
+        let parked = here.parked_at_all(&Step::ALL, point).await;
         here.kill(Process::Engine);
-        release_all(&here, point);
+        release_all(&here, &Step::ALL, point);
         missed(&here, &parked, point).await;
         here.start(Process::Engine).await;
         here.ended(&ids).await;

@@ -5,6 +5,8 @@
 
 #[path = "../support/ages.rs"]
 mod ages;
+#[path = "../support/kubernetes/mod.rs"]
+mod apiserver;
 mod builds;
 mod chaos;
 mod cleanup;
@@ -19,9 +21,11 @@ mod idempotence;
 mod instant {
     pub mod world;
 }
+mod kubernetes;
 mod operator;
 mod outage;
 mod outside;
+mod pods;
 #[path = "../support/postgres.rs"]
 mod postgres;
 #[path = "../support/private.rs"]

@@ -1,5 +1,5 @@
-//! What an installation has done outside: in the files of the instant adapters,
-//! or in a Docker engine.
+//! What an installation has done outside: in the files of the instant adapters, in a
+//! cluster, or in a Docker engine.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +16,7 @@ use std::{
 use launchway::store::DeploymentView;
 use launchway_workflows::ids::DeploymentId;
 
-use crate::instant::world::World;
+use crate::{instant::world::World, pods::Pods};
 
 /// In the command line of a build's process, followed by its submission.
 const MARK: &str = "launchway-chaos-";
@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_millis(10);
 
 pub enum Outside {
     Instant(World),
+    /// Builds are of the world, instances of the cluster.
+    Kubernetes(World, Pods),
     Docker(Engine),
 }
 
@@ -36,7 +38,9 @@ impl Outside {
     /// Images that were made by the deployment's build.
     pub fn images(&self, of: &DeploymentView) -> usize {
         match self {
-            Self::Instant(world) => world.count("image", of.build_id.as_str()),
+            Self::Instant(world) | Self::Kubernetes(world, _) => {
+                world.count("image", of.build_id.as_str())
+            }
             Self::Docker(engine) => engine.images(of.build_id.as_str()),
         }
     }
@@ -44,7 +48,9 @@ impl Outside {
     /// Whether the deployment's build runs now.
     pub fn builds(&self, of: &DeploymentView) -> bool {
         match self {
-            Self::Instant(world) => world.get("builds", of.build_id.as_str()).is_some(),
+            Self::Instant(world) | Self::Kubernetes(world, _) => {
+                world.get("builds", of.build_id.as_str()).is_some()
+            }
             Self::Docker(engine) => engine.builds(&of.id) > 0,
         }
     }
@@ -52,7 +58,7 @@ impl Outside {
     /// A deployment whose build ran twice at once, if there was one.
     pub fn built_twice_at_once(&self) -> Option<String> {
         match self {
-            Self::Instant(world) => {
+            Self::Instant(world) | Self::Kubernetes(world, _) => {
                 let doubled =
                     |event: &crate::instant::world::Event| event.what == "two-builds-at-once";
                 world.events().into_iter().find(doubled).map(|event| event.id)
@@ -66,6 +72,7 @@ impl Outside {
     pub fn releases(&self, of: &DeploymentId) -> Option<usize> {
         match self {
             Self::Instant(world) => Some(world.count("task", of.as_str())),
+            Self::Kubernetes(_, pods) => Some(pods.releases(of)),
             Self::Docker(_) => None,
         }
     }
@@ -76,6 +83,7 @@ impl Outside {
             Self::Instant(world) => {
                 world.ids("tasks").iter().any(|task| task.starts_with(of.as_str()))
             }
+            Self::Kubernetes(_, pods) => pods.has_task(of),
             Self::Docker(engine) => !engine.tasks(of).is_empty(),
         }
     }
@@ -107,6 +115,7 @@ impl Outside {
                 let set = world.get("instances", of.as_str()).unwrap_or_default();
                 set.rsplit(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0)
             }
+            Self::Kubernetes(_, pods) => pods.instances(of),
             Self::Docker(engine) => {
                 let running = engine.running();
                 u32::try_from(running.iter().filter(|id| *id == of.as_str()).count()).unwrap()
@@ -118,7 +127,7 @@ impl Outside {
     /// epoch, where that can be told.
     pub fn began(&self, of: &DeploymentId) -> Option<i64> {
         match self {
-            Self::Instant(_) => None,
+            Self::Instant(_) | Self::Kubernetes(..) => None,
             Self::Docker(engine) => engine.first_created(of),
         }
     }
@@ -127,6 +136,7 @@ impl Outside {
     pub fn deployed(&self) -> HashSet<String> {
         match self {
             Self::Instant(world) => world.ids("instances").into_iter().collect(),
+            Self::Kubernetes(_, pods) => pods.deployed(),
             Self::Docker(engine) => engine.running().into_iter().collect(),
         }
     }

@@ -36,7 +36,7 @@ async fn every_deployment_goes_live_when_the_worker_freezes_and_thaws() {
     Step::ALL.iter().for_each(|step| here.arm(step.name(), Point::During.name()));
     let projects: Vec<_> = Step::ALL.iter().map(|step| format!("shop-{step}")).collect();
     let ids = here.submit_all(&projects).await;
-    let parked = here.parked_at_all(Point::During).await;
+    let parked = here.parked_at_all(&Step::ALL, Point::During).await;
     signal(&here, Process::Worker, "STOP");
     // What waits for a slot or for readiness is suspended, as it would be anyway.
     for (step, id) in parked.iter().filter(|(step, _)| step.is_held()) {

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use launchway::{
     cli,
-    config::Config,
+    config::{Config, RuntimeBackend},
     krane::Backend,
     storage::S3Storage,
     store::Store,
-    up::{Adapters, SetupError},
+    up::{Adapters, OnDocker, SetupError},
 };
 use launchway_workflows::{
     error::StepError,
@@ -49,8 +49,12 @@ impl Adapters for Instant {
         Ok(Arc::new(builder::InstantBuilder::new(self.0.clone())))
     }
 
-    async fn backend(&self, _: &Config, _owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
-        Ok(Arc::new(backend::InstantBackend::new(self.0.clone())))
+    /// A cluster is the product's own affair: the tests bring one.
+    async fn backend(&self, config: &Config, owner: &str) -> Result<Arc<dyn Backend>, SetupError> {
+        Ok(match config.runtime.backend {
+            RuntimeBackend::Kubernetes => OnDocker.backend(config, owner).await?,
+            RuntimeBackend::Docker => Arc::new(backend::InstantBackend::new(self.0.clone())),
+        })
     }
 
     fn contexts(&self, _storage: &S3Storage) -> Arc<dyn ContextStore> {

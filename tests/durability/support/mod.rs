@@ -23,6 +23,7 @@ use tempfile::TempDir;
 use crate::{
     instant::world::World,
     outside::{Engine, Outside},
+    pods::Pods,
     postgres::Postgres,
     private::Private,
 };
@@ -111,6 +112,23 @@ impl Installation {
     pub async fn apart_on_docker(settings: &[&str], host: Option<&str>) -> Self {
         let mut this = Self::prepare(settings, &[]).await;
         this.outside = Outside::Docker(Engine::new(&this.data(), host));
+        this.start_apart().await
+    }
+
+    /// The same with a krane that runs pods on a cluster of the tests; builds take no
+    /// time.
+    pub async fn apart_on_kubernetes(settings: &[&str]) -> Self {
+        let pods = Pods::start();
+        let kubeconfig = format!("kubernetes.kubeconfig={}", pods.cluster.kubeconfig().display());
+        let on_cluster = [
+            "runtime.backend=kubernetes",
+            &kubeconfig,
+            "kubernetes.probes=krane",
+            "registry.host=registry.invalid",
+        ];
+        let mut this = Self::prepare(&[settings, &on_cluster].concat(), &[]).await;
+        let world = World::at(&this.dir.path().join("world")).unwrap();
+        this.outside = Outside::Kubernetes(world, pods);
         this.start_apart().await
     }
 

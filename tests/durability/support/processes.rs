@@ -127,7 +127,9 @@ impl Installation {
 
     pub(super) fn own_command(&self, verb: &[&str]) -> Command {
         let binary = match &self.outside {
-            Outside::Instant(_) => env!("CARGO_BIN_EXE_launchway-instant"),
+            Outside::Instant(_) | Outside::Kubernetes(..) => {
+                env!("CARGO_BIN_EXE_launchway-instant")
+            }
             Outside::Docker(_) => env!("CARGO_BIN_EXE_launchway"),
         };
         let mut command = Command::new(binary);

@@ -47,7 +47,7 @@ impl Installation {
     ) -> impl Future<Output = DeploymentId> + 'static + use<> {
         let (store, ingress) = (self.store.clone(), self.ingress.clone());
         let upload = match &self.outside {
-            Outside::Instant(_) => None,
+            Outside::Instant(_) | Outside::Kubernetes(..) => None,
             Outside::Docker(engine) => Some((self.objects(), engine.watch())),
         };
         let key = format!("{project}-{}", uuid::Uuid::new_v4());

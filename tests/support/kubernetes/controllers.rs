@@ -11,7 +11,9 @@ use super::{
 };
 
 /// Something may be due although nothing was written: a rollout's pause.
-const TICK: Duration = Duration::from_millis(50);
+const TICK: Duration = Duration::from_millis(250);
+/// Writes of this time are looked at together.
+const TOGETHER: Duration = Duration::from_millis(10);
 
 pub async fn run(shared: Arc<Shared>) {
     let mut written = shared.written.subscribe();
@@ -29,6 +31,7 @@ pub async fn run(shared: Arc<Shared>) {
             }
         }
         let _ = tokio::time::timeout(TICK, written.changed()).await;
+        tokio::time::sleep(TOGETHER).await;
     }
 }
 
@@ -70,10 +73,9 @@ fn run_job(store: &mut Store, job: &Value) {
         return;
     }
     let id = Id::of("jobs", job);
-    let pods = store.list("pods");
-    let own = pods.iter().find(|pod| is_owned_by(pod, &job["metadata"]["uid"]));
+    let own = store.owned("pods", &job["metadata"]["uid"]);
     let begun = job["status"]["startTime"].is_string();
-    let Some(pod) = own else {
+    let Some(pod) = own.first() else {
         if begun {
             // Its pod was taken away: with a backoff limit of 0 that is the end.
             return end_job(store, &id, "Failed", "BackoffLimitExceeded");
@@ -121,13 +123,14 @@ fn collect(store: &mut Store) {
         .filter(|(_, value)| is_going(value) && waits(value))
         .filter_map(|(_, value)| value["metadata"]["uid"].as_str().map(str::to_owned))
         .collect();
-    let owned: Vec<(Id, Value)> = store
+    let owned: Vec<(Id, Vec<Value>, bool)> = store
         .all()
-        .filter(|(_, value)| value["metadata"]["ownerReferences"].is_array())
-        .map(|(id, value)| (id.clone(), value.clone()))
+        .filter_map(|(id, value)| {
+            let owners = value["metadata"]["ownerReferences"].as_array()?;
+            Some((id.clone(), owners.clone(), is_going(value)))
+        })
         .collect();
-    for (id, value) in &owned {
-        let owners = value["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+    for (id, owners, going) in &owned {
         let uid = |owner: &Value| owner["uid"].as_str().unwrap_or_default().to_owned();
         let solid = |owner: &&Value| live.contains(&uid(owner)) && !waiting.contains(&uid(owner));
         let kept: Vec<Value> = owners.iter().filter(solid).cloned().collect();
@@ -139,7 +142,7 @@ fn collect(store: &mut Store) {
             let _ = store.edit(id, "garbage-collector", |value| {
                 value["metadata"]["ownerReferences"] = json!(kept);
             });
-        } else if !is_going(value) {
+        } else if !going {
             let foreground = owners.iter().any(|owner| waiting.contains(&uid(owner)));
             let policy = if foreground { "Foreground" } else { "Background" };
             let _ = store.delete(id, Some(policy), None);

@@ -163,18 +163,3 @@ pub fn remove(value: &mut Value, path: &[String]) {
 fn is_empty(value: &Value) -> bool {
     value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
-
-/// As `managedFields` shows them.
-pub fn shown(paths: &BTreeSet<Path>) -> Value {
-    let mut tree = json!({});
-    for path in paths {
-        let mut node = &mut tree;
-        for step in path {
-            node = &mut node[step.as_str()];
-            if node.is_null() {
-                *node = json!({});
-            }
-        }
-    }
-    tree
-}

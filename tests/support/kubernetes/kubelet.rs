@@ -52,21 +52,27 @@ pub struct Worker {
 
 impl Worker {
     pub fn pod(&self) -> Option<Value> {
+        self.look(|pod| pod.cloned())
+    }
+
+    /// Looks at the pod, if it is still there.
+    pub fn look<T>(&self, look: impl FnOnce(Option<&Value>) -> T) -> T {
         let store = self.shared.store();
-        store.get(&self.id).filter(|pod| pod["metadata"]["uid"] == *self.uid).cloned()
+        look(store.get(&self.id).filter(|pod| pod["metadata"]["uid"] == *self.uid))
     }
 
     fn is_going(&self) -> bool {
-        self.pod().is_none_or(|pod| !pod["metadata"]["deletionTimestamp"].is_null())
+        self.look(|pod| pod.is_none_or(|pod| !pod["metadata"]["deletionTimestamp"].is_null()))
     }
 
     pub fn behaviour(&self) -> Behaviour {
-        let spec = self.pod().unwrap_or_default()["spec"].take();
-        let image = spec["containers"][0]["image"].as_str().unwrap_or_default();
-        match self.shared.scripts.lock().unwrap().of(image) {
-            Behaviour::Serve { body, .. } if spec["restartPolicy"] == "Never" => {
-                Behaviour::Exit { code: 0, output: body }
-            }
+        let (image, once) = self.look(|pod| {
+            let spec = pod.map_or(&Value::Null, |pod| &pod["spec"]);
+            let image = spec["containers"][0]["image"].as_str().unwrap_or_default();
+            (image.to_owned(), spec["restartPolicy"] == "Never")
+        });
+        match self.shared.scripts.lock().unwrap().of(&image) {
+            Behaviour::Serve { body, .. } if once => Behaviour::Exit { code: 0, output: body },
             scripted => scripted,
         }
     }

@@ -2,9 +2,10 @@
 //! krane leans on them, controllers, and a kubelet whose pods do as they are
 //! told. The API server and the controllers can be killed and started again.
 //!
-//! What it is not: it knows only the kinds that krane uses, sets few defaults,
-//! its scheduler has one node of any size, and its kubelet probes more often and
-//! sleeps shorter than a real one, so that cases wait for what they are about.
+//! What it is not: it knows only the kinds that krane uses, sets few defaults, does
+//! not show who manages which field, its scheduler has one node of any size, and its
+//! kubelet probes more often and sleeps shorter than a real one, so that cases wait
+//! for what they are about.
 
 #![allow(dead_code)]
 

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    controllers::{is_going, is_owned_by, owner_of},
+    controllers::{is_going, owner_of},
     store::{Id, Store, now},
 };
 
@@ -21,14 +21,12 @@ pub fn deployment(store: &mut Store, deployment: &Value) {
         .map(|b| format!("{b:02x}"))
         .collect();
     let name = format!("{}-{hash}", deployment["metadata"]["name"].as_str().unwrap_or_default());
-    let sets: Vec<Value> =
-        store.list("replicasets").into_iter().filter(|set| is_owned_by(set, uid)).collect();
+    let sets = store.owned("replicasets", uid);
     let wanted = spec["replicas"].as_i64().unwrap_or(1);
     if !sets.iter().any(|set| set["metadata"]["name"] == *name) {
         make_set(store, deployment, &name, &hash, if sets.is_empty() { wanted } else { 0 });
     }
-    let sets: Vec<Value> =
-        store.list("replicasets").into_iter().filter(|set| is_owned_by(set, uid)).collect();
+    let sets = store.owned("replicasets", uid);
     let (new, old): (Vec<&Value>, Vec<&Value>) =
         sets.iter().partition(|set| set["metadata"]["name"] == *name);
     let Some(new) = new.first() else { return };
@@ -86,8 +84,7 @@ fn scale(store: &mut Store, set: &Value, replicas: i64) {
 }
 
 fn status(store: &Store, deployment: &Value, name: &str, uid: &Value) -> Value {
-    let sets: Vec<Value> =
-        store.list("replicasets").into_iter().filter(|set| is_owned_by(set, uid)).collect();
+    let sets = store.owned("replicasets", uid);
     let sum =
         |key: &str| sets.iter().map(|set| set["status"][key].as_i64().unwrap_or(0)).sum::<i64>();
     let new = sets.iter().find(|set| set["metadata"]["name"] == *name);
@@ -130,11 +127,8 @@ pub fn replica_set(store: &mut Store, set: &Value) {
         return;
     }
     let uid = &set["metadata"]["uid"];
-    let own: Vec<Value> = store
-        .list("pods")
-        .into_iter()
-        .filter(|pod| is_owned_by(pod, uid) && !is_going(pod))
-        .collect();
+    let mut own = store.owned("pods", uid);
+    own.retain(|pod| !is_going(pod));
     let over =
         |pod: &&Value| matches!(pod["status"]["phase"].as_str(), Some("Failed" | "Succeeded"));
     let mut alive: Vec<&Value> = own.iter().filter(|pod| !over(pod)).collect();

@@ -65,14 +65,7 @@ impl Worker {
 
     /// A pod is ready with its container and all of its gates.
     pub fn note_ready(&self, ready: bool, started: bool, restarts: u32) {
-        let Some(pod) = self.pod() else { return };
-        let gates = pod["spec"]["readinessGates"].as_array().cloned().unwrap_or_default();
-        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        let passed = gates.iter().all(|gate| {
-            conditions
-                .iter()
-                .any(|one| one["type"] == gate["conditionType"] && one["status"] == "True")
-        });
+        let passed = self.look(|pod| pod.is_some_and(gates_are_open));
         self.set(|status| {
             let container = &mut status["containerStatuses"][0];
             if container["restartCount"] == restarts {
@@ -83,4 +76,12 @@ impl Worker {
             condition(status, "Ready", ready && passed, None, "");
         });
     }
+}
+
+fn gates_are_open(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let holds =
+        |kind: &Value| conditions.iter().any(|one| one["type"] == *kind && one["status"] == "True");
+    let gates = pod["spec"]["readinessGates"].as_array();
+    gates.into_iter().flatten().all(|gate| holds(&gate["conditionType"]))
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde_json::{Value, json};
 
 use super::{
+    controllers::is_owned_by,
     defaults::default,
     fields::{self, Path},
     kinds::{self, Kind},
@@ -92,6 +93,12 @@ impl Store {
         of_kind.map(|(_, entry)| entry.value.clone()).collect()
     }
 
+    /// What a controller has made for one object.
+    pub fn owned(&self, plural: &str, uid: &Value) -> Vec<Value> {
+        let own = |(id, value): &(&Id, &Value)| id.plural == plural && is_owned_by(value, uid);
+        self.all().filter(own).map(|(_, value)| value.clone()).collect()
+    }
+
     pub fn all(&self) -> impl Iterator<Item = (&Id, &Value)> {
         self.objects.iter().map(|(id, entry)| (id, &entry.value))
     }
@@ -170,9 +177,14 @@ impl Store {
 
     /// Somebody's update, as with `PUT`: the fields that it changes become theirs.
     pub fn edit(&mut self, id: &Id, manager: &str, change: impl FnOnce(&mut Value)) -> Answer {
-        let mut entry = self.entry(id).cloned().ok_or_else(|| Refusal::not_found(id))?;
-        let before = entry.value.clone();
-        change(&mut entry.value);
+        let present = self.entry(id).ok_or_else(|| Refusal::not_found(id))?;
+        let before = present.value.clone();
+        let mut value = before.clone();
+        change(&mut value);
+        if value == before {
+            return Ok(value);
+        }
+        let mut entry = Entry { value, managers: present.managers.clone() };
         let changed: BTreeSet<Path> = fields::leaves(&entry.value)
             .into_iter()
             .filter(|path| fields::at(&before, path) != fields::at(&entry.value, path))
@@ -197,7 +209,6 @@ impl Store {
         self.version += 1;
         let after = entry.map(|mut entry| {
             entry.value["metadata"]["resourceVersion"] = json!(self.version.to_string());
-            entry.value["metadata"]["managedFields"] = managed(id.kind(), &entry.managers);
             self.objects.insert(id.clone(), entry.clone());
             entry.value
         });
@@ -261,19 +272,10 @@ fn same(a: &Value, b: &Value) -> bool {
         let mut value = value.clone();
         if let Some(meta) = value["metadata"].as_object_mut() {
             meta.remove("resourceVersion");
-            meta.remove("managedFields");
         }
         value
     };
     bare(a) == bare(b)
-}
-
-fn managed(kind: &Kind, managers: &BTreeMap<String, BTreeSet<Path>>) -> Value {
-    let entry = |(name, owned): (&String, &BTreeSet<Path>)| {
-        json!({"manager": name, "operation": "Apply", "apiVersion": kind.api_version(),
-            "fieldsType": "FieldsV1", "fieldsV1": fields::shown(owned)})
-    };
-    json!(managers.iter().filter(|(_, owned)| !owned.is_empty()).map(entry).collect::<Vec<_>>())
 }
 
 fn invalid(kind: &Kind, value: &Value, before: Option<&Value>) -> Result<(), Refusal> {
