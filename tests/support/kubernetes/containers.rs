@@ -69,7 +69,7 @@ impl Container {
         let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
         let name = format!("lwk-{}-{}-{restarts}", std::process::id(), &uid[24..]);
         let namespace = pod["metadata"]["namespace"].as_str().unwrap_or_default();
-        let network = format!("lwk-{}-{namespace}", std::process::id());
+        let network = network_of(namespace);
         ensure_network(shared, &network).await?;
         let spec = &pod["spec"]["containers"][0];
         let mut args = words(&["run", "-d", "--name", &name, "--network", &network]);
@@ -148,9 +148,36 @@ async fn note_end(engine: Docker, name: String, end: watch::Sender<Option<End>>)
     }
 }
 
+/// One network is made or removed at a time.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+fn network_of(namespace: &str) -> String {
+    format!("lwk-{}-{namespace}", std::process::id())
+}
+
+/// A pod's containers go with it, and with the last pod of a namespace its network:
+/// an engine has only so many.
+pub async fn forget(shared: &Shared, uid: &str, namespace: &str) {
+    let lives = shared.scripts.lock().unwrap().lives(uid);
+    let containers: Vec<String> = lives.iter().filter_map(Life::container).cloned().collect();
+    if containers.is_empty() {
+        return;
+    }
+    let _ = docker(&[words(&["rm", "-f"]), containers].concat()).await;
+    shared.scripts.lock().unwrap().forget(uid);
+    let _turn = TURN.lock().await;
+    let pods = shared.store().list("pods");
+    if pods.iter().any(|pod| pod["metadata"]["namespace"] == *namespace) {
+        return;
+    }
+    let network = network_of(namespace);
+    if shared.scripts.lock().unwrap().networks.remove(&network) {
+        let _ = docker(&words(&["network", "rm", &network])).await;
+    }
+}
+
 /// Pods of one namespace start at the same time.
 async fn ensure_network(shared: &Shared, name: &str) -> Result<(), String> {
-    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
     let _turn = TURN.lock().await;
     if shared.scripts.lock().unwrap().networks.insert(name.to_owned()) {
         docker(&words(&["network", "create", name])).await?;

@@ -90,6 +90,7 @@ impl Worker {
                 let _ = store.remove(&self.id);
             }
         });
+        containers::forget(&self.shared, &self.uid, &self.id.namespace).await;
     }
 
     async fn schedule(&self) -> bool {
@@ -163,7 +164,11 @@ impl Worker {
                         &message,
                         once,
                     );
-                    if once { return } else { continue }
+                    if once {
+                        return;
+                    }
+                    tokio::time::sleep(BACK_OFF).await;
+                    continue;
                 }
             };
             let begun = now();

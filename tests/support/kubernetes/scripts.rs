@@ -46,6 +46,15 @@ pub enum Life {
     Container(String),
 }
 
+impl Life {
+    pub fn container(&self) -> Option<&String> {
+        match self {
+            Self::Container(name) => Some(name),
+            Self::Told(_) => None,
+        }
+    }
+}
+
 #[derive(Default)]
 pub struct Scripts {
     by_image: HashMap<String, Behaviour>,
@@ -89,12 +98,13 @@ impl Scripts {
         self.lives.entry(uid.to_owned()).or_default().push(life);
     }
 
+    pub fn forget(&mut self, uid: &str) {
+        self.lives.remove(uid);
+    }
+
     pub fn remove_containers(&mut self) {
         let lives = self.lives.values().flatten();
-        let names = lives.filter_map(|life| match life {
-            Life::Container(name) => Some(name.clone()),
-            Life::Told(_) => None,
-        });
+        let names = lives.filter_map(Life::container).cloned();
         containers::remove_all(names.collect(), self.networks.drain().collect());
     }
 }
