@@ -50,15 +50,20 @@ async fn state(here: &Installation, id: &DeploymentId) -> Option<EvictionState> 
     here.view(id).await.eviction.map(|eviction| eviction.state)
 }
 
-/// Nobody is at it any more, and as many run as are recorded to.
-async fn settled(here: &Installation, id: &DeploymentId, what: &str) -> Option<EvictionState> {
-    eventually(&format!("{id} is settled, {what}"), async || {
+/// Nobody is at it any more, it is as expected, and so many run.
+async fn settled(
+    here: &Installation,
+    id: &DeploymentId,
+    expected: Option<EvictionState>,
+    what: &str,
+) {
+    let recorded = if expected.is_some() { 0 } else { REPLICAS };
+    eventually(&format!("{id} is {expected:?}, {what}"), async || {
         let ended = here.query(UNFINISHED).await?.is_empty();
-        let state = state(here, id).await;
-        let recorded = if state.is_some() { 0 } else { REPLICAS };
-        (ended && instances(here, id) == recorded).then_some(state)
+        let found = (state(here, id).await, instances(here, id));
+        (ended && found == (expected, recorded)).then_some(())
     })
-    .await
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -75,11 +80,11 @@ async fn what_is_killed_at_whichever_run_of_an_eviction_or_a_start_is_completed(
         let (handler, idle) = eviction(&here, &id).await;
         interrupted(&mut here, evicting, killed, &handler, &idle).await;
         let what = format!("{evicting:?} {killed:?}");
-        assert_eq!(settled(&here, &id, &what).await, Some(EvictionState::Evicted), "{what}");
+        settled(&here, &id, Some(EvictionState::Evicted), &what).await;
         let handler = format!("Eviction/{id}/start");
         interrupted(&mut here, starting, killed, &handler, &json!({})).await;
         let what = format!("{starting:?} {killed:?}");
-        assert_eq!(settled(&here, &id, &what).await, None, "{what}");
+        settled(&here, &id, None, &what).await;
     }
     assert_single_effects(&here, &id).await;
 }
@@ -98,7 +103,7 @@ async fn what_is_killed_while_a_start_is_undone_is_completed() {
         interrupted(&mut here, at, killed, &handler, &json!({})).await;
         here.disarm("watch-instances", "broken");
         let what = format!("{at:?} {killed:?}");
-        assert_eq!(settled(&here, &id, &what).await, Some(EvictionState::Evicted), "{what}");
+        settled(&here, &id, Some(EvictionState::Evicted), &what).await;
     }
     assert_eq!(start(&here, &id).await.unwrap()["verdict"], "done");
     assert_single_effects(&here, &id).await;
@@ -142,7 +147,7 @@ async fn a_request_that_comes_while_it_is_stopped_starts_it_when_that_is_done() 
         started
     });
     assert_eq!((evicted.unwrap(), &started.unwrap()["verdict"]), (json!(true), &json!("done")));
-    assert_eq!(settled(&here, &id, "after both").await, None);
+    settled(&here, &id, None, "after both").await;
     let again = start(&here, &id).await.unwrap();
     assert_eq!(again["verdict"], "nothing", "it runs: {again}");
 }
@@ -167,7 +172,7 @@ async fn what_is_asked_for_before_it_is_stopped_goes_on() {
         here.release("begin-eviction", "ran");
     });
     assert_eq!(evicted.unwrap(), json!(false));
-    assert_eq!(settled(&here, &id, "asked for").await, None);
+    settled(&here, &id, None, "asked for").await;
     assert_single_effects(&here, &id).await;
 }
 
@@ -179,7 +184,7 @@ async fn what_cannot_be_stopped_goes_on() {
     here.arm("stop-evicted", "broken");
     let answer = evict(&here, &id).await.unwrap();
     assert_eq!(answer, json!(false));
-    assert_eq!(settled(&here, &id, "set going again").await, None);
+    settled(&here, &id, None, "set going again").await;
     assert_single_effects(&here, &id).await;
 }
 
@@ -194,7 +199,7 @@ async fn a_start_that_fails_is_undone_with_its_reason_and_the_next_one_succeeds(
         let failed = answer.as_ref().map_or(true, |answer| answer["verdict"] == "failed");
         assert!(failed, "{run}: {answer:?}");
         here.disarm(run, "broken");
-        assert_eq!(settled(&here, &id, run).await, Some(EvictionState::Evicted));
+        settled(&here, &id, Some(EvictionState::Evicted), run).await;
         let shown = here.view(&id).await;
         assert!(shown.eviction.unwrap().start_failure.is_some(), "{run}");
     }
@@ -212,7 +217,7 @@ async fn promote_and_scale_start_what_is_evicted() {
         (&promoted["verdict"], &promoted["value"]["started"]),
         (&json!("done"), &json!(true))
     );
-    assert_eq!(settled(&here, &id, "promoted").await, None);
+    settled(&here, &id, None, "promoted").await;
     assert_single_effects(&here, &id).await;
     evict(&here, &id).await.unwrap();
     let scaled = scale_to(&here, &id, REPLICAS + 1).await.unwrap();
@@ -254,5 +259,5 @@ async fn an_eviction_that_an_operator_kills_is_ended_by_the_next_start() {
     }
     here.release("stop-evicted", "run");
     assert_eq!(start(&here, &id).await.unwrap()["verdict"], "done");
-    assert_eq!(settled(&here, &id, "started").await, None);
+    settled(&here, &id, None, "started").await;
 }

@@ -14,7 +14,7 @@ use tonic::{Request, Streaming};
 
 use crate::support::{Installation, Process, eventually, now_ms};
 
-const SETTINGS: [&str; 1] = ["retention.left_overs=1s"];
+const SETTINGS: [&str; 2] = ["retention.left_overs=1s", "recovery.every=1s"];
 const KEY: &str = "lwk_of_the_test";
 /// Until it is asked to end.
 const ENDLESS: &str = "trap 'exit 0' TERM; /bin/busybox sleep 600 & wait";
@@ -54,6 +54,13 @@ async fn a_command_whose_control_was_killed_is_removed_and_one_that_is_attended_
     let local = WorkspaceId::local();
     here.store.add_api_key(&local, Role::Admin, KEY).await.unwrap();
     let id = here.deploy("shop").await;
+    // The sweep of this hour is sent once: another control must not be the first to.
+    eventually("the sweep of this hour has ended", async || {
+        let sql = "SELECT id FROM sys_invocation WHERE target_service_name = 'Janitor' \
+                   AND status = 'completed'";
+        (!here.query(sql).await?.is_empty()).then_some(())
+    })
+    .await;
     let mut lost = run(&here, &id).await;
     let [left] = &here.outside.tasks(&id)[..] else { panic!("it does not run") };
     here.kill(Process::Control);

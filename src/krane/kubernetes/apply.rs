@@ -20,9 +20,11 @@ use super::{
     KubernetesBackend,
     call::{CallError, call},
     checks::{check, check_stop_signal},
+    monitor::now_ms,
     names::{self, MANAGER, keys},
     objects::{self, Root, Wanted},
     patching::{bare, offer, put, remove},
+    report,
     settle::{self, Applied},
 };
 use crate::krane::backend::{BackendError, InstanceSpec, Port};
@@ -132,7 +134,10 @@ impl KubernetesBackend {
             let first = i32::try_from(process.replicas).unwrap_or(i32::MAX);
             self.hand_over_replicas(namespace, &name, first).await?;
         }
-        let replaces = process.replicas > 0 && known.is_some_and(|known| is_replaced(known, &made));
+        let replaces = process.replicas > 0
+            && known.is_some_and(|known| differs(known, &made))
+            && (known.is_some_and(counts_ready)
+                || self.has_ready(&wanted.spec.deployment_id, &made));
         applied.push(Applied::new(&made, &wanted.spec.image, replaces));
         check_stop_signal(wanted.spec, &made)?;
         let scalers = self.api::<HorizontalPodAutoscaler>(namespace);
@@ -143,6 +148,18 @@ impl KubernetesBackend {
             None => {}
         }
         Ok(())
+    }
+
+    /// Whether pods of the process are ready; the workload's own count comes later.
+    fn has_ready(&self, id: &DeploymentId, workload: &Deployment) -> bool {
+        let (process, now) = (workload.labels().get(keys::PROCESS), now_ms());
+        self.monitor.with_state(|state| {
+            let mut pods = state.pods_of(id).into_iter();
+            pods.any(|pod| {
+                pod.labels().get(keys::PROCESS) == process
+                    && report::readiness(pod, now) == Ok(true)
+            })
+        })
     }
 
     /// An apply that says nothing of the number any more would make it 1, were it
@@ -302,8 +319,11 @@ fn template_meta(workload: &Deployment) -> Option<&ObjectMeta> {
     workload.spec.as_ref()?.template.metadata.as_ref()
 }
 
-/// Ready instances of it give way to others.
-fn is_replaced(known: &Deployment, made: &Deployment) -> bool {
-    let ready = known.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0);
-    ready > 0 && settle::spec_of(template_meta(known)) != settle::spec_of(template_meta(made))
+/// Its instances give way to others.
+fn differs(known: &Deployment, made: &Deployment) -> bool {
+    settle::spec_of(template_meta(known)) != settle::spec_of(template_meta(made))
+}
+
+fn counts_ready(known: &Deployment) -> bool {
+    known.status.as_ref().and_then(|status| status.ready_replicas).unwrap_or(0) > 0
 }
