@@ -92,7 +92,7 @@ impl Problems {
         }
         if let Some(idle) = options.idle_timeout_ms {
             self.rule(idle == 0 || IDLE_MS.contains(&idle), || {
-                format!("idle_timeout = {idle} ms is refused: give 1s to 30d, or 0s for never")
+                format!("idle_timeout = {idle} ms is refused: give 1s to 720h, or 0s for never")
             });
         }
     }
