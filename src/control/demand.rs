@@ -128,7 +128,6 @@ impl Demand {
     async fn look(&self) -> Result<(), LookError> {
         let attended: Vec<_> = locked(&self.attended).keys().cloned().collect();
         self.store.note_active(&attended, self.settings.timeout).await?;
-        let bucket = now_ms() / SENT_ONCE_IN;
         for left in self.store.left_behind(EVICTED_AT_ONCE).await? {
             let Idle { deployment_id: id, stops, .. } = left;
             tracing::warn!(deployment = %id, "nobody stops or starts it any more; starting it");
@@ -143,7 +142,7 @@ impl Demand {
         };
         for idle in self.store.idle(&silence, EVICTED_AT_ONCE).await? {
             let Idle { deployment_id: id, active_at, stops } = &idle;
-            let key = format!("evict-{id}-{stops}-{active_at}-{bucket}");
+            let key = once(&format!("evict-{id}-{stops}-{active_at}"));
             self.ingress.send_once(&format!("Eviction/{id}/evict"), &key, &idle).await?;
         }
         Ok(())
@@ -218,7 +217,7 @@ impl Demand {
     }
 
     async fn send_start(&self, id: &DeploymentId, stops: i64) -> Result<(), LookError> {
-        let key = format!("start-{id}-{stops}-{}", now_ms() / SENT_ONCE_IN);
+        let key = once(&format!("start-{id}-{stops}"));
         let request = StartRequest { stops: Some(stops) };
         Ok(self.ingress.send_once(&format!("Eviction/{id}/start"), &key, &request).await?)
     }
@@ -233,6 +232,11 @@ impl Demand {
         }
         attended
     }
+}
+
+/// A key under which a call is sent once in its time.
+fn once(what: &str) -> String {
+    format!("{what}-{}", now_ms() / SENT_ONCE_IN)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

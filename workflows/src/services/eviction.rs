@@ -268,6 +268,19 @@ impl Eviction {
     }
 }
 
+/// For who needs its instances: started by the object that may be about to stop
+/// them. Why they cannot be made ready, if so.
+pub(super) async fn start_evicted(
+    ctx: &ObjectContext<'_>,
+    id: &DeploymentId,
+) -> Result<Option<StepFailure>, TerminalError> {
+    let eviction = ctx.object_client::<EvictionClient>(id.as_str());
+    match eviction.start(Json(StartRequest::default())).call().await?.0 {
+        Started::Done | Started::Nothing => Ok(None),
+        Started::Failed(failure) => Ok(Some(failure)),
+    }
+}
+
 fn id_of(ctx: &ObjectContext<'_>) -> Result<DeploymentId, TerminalError> {
     DeploymentId::from_str(ctx.key())
         .map_err(|error| TerminalError::new_with_code(400, error.to_string()))

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    eviction::{EvictionClient, StartRequest, Started},
+    eviction::start_evicted,
     retirement::RetirementClient,
     routing::{RoutingClient, SwapRequest, Swapped},
     waits::{ReadyRequest, WaitsClient},
@@ -149,8 +149,10 @@ impl Release {
         request: &ReleaseRequest,
         target: &ReleaseTarget,
     ) -> Result<Swapped, NotMoved> {
-        if target.evicted {
-            self.start_evicted(ctx, target).await?;
+        if target.evicted
+            && let Some(failure) = start_evicted(ctx, &target.plan.deployment_id).await?
+        {
+            return Err(NotMoved::Failed(failure));
         }
         self.ensure_ready(ctx, target).await?;
         let swap = SwapRequest { release: request.clone(), stops: target.stops };
@@ -169,25 +171,6 @@ impl Release {
         })
         .await?;
         Ok(start)
-    }
-
-    /// By the object that may be about to stop it.
-    async fn start_evicted(
-        &self,
-        ctx: &ObjectContext<'_>,
-        target: &ReleaseTarget,
-    ) -> Result<(), NotMoved> {
-        let id = target.plan.deployment_id.as_str();
-        match ctx
-            .object_client::<EvictionClient>(id)
-            .start(Json(StartRequest::default()))
-            .call()
-            .await?
-            .0
-        {
-            Started::Done | Started::Nothing => Ok(()),
-            Started::Failed(failure) => Err(NotMoved::Failed(failure)),
-        }
     }
 
     /// Applying is idempotent: instances that run already are left alone.

@@ -11,7 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    eviction::{EvictionClient, StartRequest, Started},
+    eviction::start_evicted,
     waits::{ReadyRequest, WaitsClient},
 };
 use crate::{
@@ -194,7 +194,10 @@ impl Scale {
         pause: u64,
     ) -> Result<(), NotScaled> {
         if target.evicted {
-            self.start(ctx, target).await?;
+            // With the scale that is recorded now.
+            if let Some(failure) = start_evicted(ctx, &target.plan.deployment_id).await? {
+                return Err(NotScaled::Failed(failure));
+            }
         } else if target.drains() {
             ctx.service_client::<WaitsClient>().pause(Json(pause)).call().await?;
         }
@@ -217,21 +220,6 @@ impl Scale {
         })
         .await?;
         Ok(())
-    }
-
-    /// It starts with the scale that is recorded now.
-    async fn start(&self, ctx: &ObjectContext<'_>, target: &ScaleTarget) -> Result<(), NotScaled> {
-        let id = target.plan.deployment_id.as_str();
-        match ctx
-            .object_client::<EvictionClient>(id)
-            .start(Json(StartRequest::default()))
-            .call()
-            .await?
-            .0
-        {
-            Started::Done | Started::Nothing => Ok(()),
-            Started::Failed(failure) => Err(NotScaled::Failed(failure)),
-        }
     }
 
     async fn apply(&self, ctx: &ObjectContext<'_>, target: &ScaleTarget) -> Result<(), NotScaled> {
