@@ -7,7 +7,7 @@ use launchway_workflows::secret::Secret;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::{Config, ConfigError, read_private};
+use super::{Config, ConfigError, secrets::read_private};
 use crate::{
     builder::{Address, DepotAccount, Tls, check_buildkit, check_depot, check_docker},
     registry::{Login, Registry},

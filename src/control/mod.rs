@@ -32,10 +32,11 @@ use launchway_proto::{
     },
     gateway::v1::route_service_server::RouteServiceServer,
 };
-use launchway_workflows::{ids::WorkspaceId, why::Limits};
+use launchway_workflows::{ids::WorkspaceId, secret::Secret, why::Limits};
 use tokio::net::TcpListener;
 use tonic::{
     Status,
+    service::interceptor::InterceptedService,
     transport::server::{Router, TcpIncoming},
 };
 
@@ -86,6 +87,8 @@ pub struct Control {
     pub demand: Arc<Demand>,
     /// Routes for gateways.
     pub routes: Arc<RouteFeed>,
+    /// What gateways show to be given them.
+    pub gateway_key: Secret,
     /// Whether new work is taken.
     pub closed: Closed,
 }
@@ -118,6 +121,7 @@ impl Control {
         health.set_serving::<BuildServiceServer<Control>>().await;
         let authenticate = auth::Authenticate::new(self.store.clone());
         let routes = RouteServiceServer::from_arc(Arc::clone(&self.routes));
+        let routes = InterceptedService::new(routes, auth::of_gateways(&self.gateway_key));
         let api = Arc::new(self);
         let deployments = DeploymentServiceServer::from_arc(Arc::clone(&api));
         let domains = DomainServiceServer::from_arc(Arc::clone(&api));

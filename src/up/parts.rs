@@ -209,6 +209,12 @@ impl Parts {
         Ok(Vault::new(&configured.unwrap_or_else(|| Secret::new(&*self.secrets.sealing_key))))
     }
 
+    /// What a gateway shows, and the control API looks for.
+    fn gateway_key(&self) -> Result<Secret, SetupError> {
+        let configured = self.config.gateway.key().map_err(SetupError::from)?;
+        Ok(configured.unwrap_or_else(|| Secret::new(&*self.secrets.gateway_key)))
+    }
+
     fn closed(&self) -> Closed {
         let layout = self.layout.clone();
         Arc::new(move || draining::reason(&layout))
@@ -243,6 +249,7 @@ impl Parts {
             krane,
             demand,
             routes: feed,
+            gateway_key: self.gateway_key()?,
             vault: self.vault()?,
             closed: self.closed(),
         };
@@ -357,18 +364,19 @@ impl Parts {
         &self,
         stop: impl Future<Output = ()>,
     ) -> Result<(), SetupError> {
-        let settings = self.gateway_settings();
+        let settings = self.gateway_settings()?;
         let listener = settings.listen().map_err(SetupError::from)?;
         gateway::serve(settings, listener, stop).await.map_err(SetupError::from)
     }
 }
 
 impl Parts {
-    fn gateway_settings(&self) -> GatewayConfig {
+    fn gateway_settings(&self) -> Result<GatewayConfig, SetupError> {
         let gateway = &self.config.gateway;
         let defaults =
             GatewayConfig::new(gateway.bind, self.config.control.url(), self.layout.routes());
-        GatewayConfig {
+        Ok(GatewayConfig {
+            control_token: Some(self.gateway_key()?.expose().to_owned()),
             workers: if gateway.workers == 0 { defaults.workers } else { gateway.workers },
             access_log: match gateway.access_log {
                 AccessLog::Off => gateway::AccessLog::Off,
@@ -392,7 +400,7 @@ impl Parts {
             report_every: gateway.report_every.get(),
             drain: gateway.drain.get(),
             ..defaults
-        }
+        })
     }
 }
 

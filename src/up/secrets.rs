@@ -20,6 +20,8 @@ pub(super) struct Secrets {
     pub(super) s3_secret_key: String,
     /// What build secrets are sealed with, unless another is configured.
     pub(super) sealing_key: String,
+    /// What gateways show to the control API, unless another is configured.
+    pub(super) gateway_key: String,
     /// Tells the containers of this installation from others'.
     pub(super) installation: String,
     /// Public half of the key Restate signs with.
@@ -38,6 +40,7 @@ impl Secrets {
             s3_access_key: secret("s3-access-key", "LW", 12)?,
             s3_secret_key: secret("s3-secret-key", "", 32)?,
             sealing_key: secret("sealing-key", "", 32)?,
+            gateway_key: secret("gateway-key", "lwg_", 32)?,
             installation: secret("installation", "ins-", 8)?,
             identity_key: crate::restate::identity::ensure(&dir.join("restate-identity.pem"))
                 .map_err(SetupError::from)?,

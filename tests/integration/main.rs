@@ -13,6 +13,7 @@ mod deploys;
 mod domains;
 mod draining;
 mod evictions;
+mod gateways;
 mod journals;
 mod kubernetes;
 mod mistakes;
