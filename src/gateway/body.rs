@@ -14,7 +14,9 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{access::AccessRecord, clock, send::ClientFault, table::Route, upstream::Lease};
+use super::{
+    access::AccessRecord, clock, hold::Begun, send::ClientFault, table::Route, upstream::Lease,
+};
 
 /// How an upload gets on, seen by the one who waits for its response.
 pub(super) struct Upload {
@@ -171,7 +173,7 @@ enum Source {
 }
 
 struct Stream {
-    inner: Incoming,
+    body: Begun,
     route: Arc<Route>,
     lease: Option<Lease>,
     idle_limit: Duration,
@@ -192,14 +194,14 @@ impl ResponseBody {
     }
 
     pub fn stream(
-        inner: Incoming,
+        body: Begun,
         route: Arc<Route>,
         lease: Lease,
         idle_limit: Duration,
         record: AccessRecord,
     ) -> Self {
         let lease = Some(lease);
-        let mut stream = Stream { inner, route, lease, idle_limit, idle: None, waiting: false };
+        let mut stream = Stream { body, route, lease, idle_limit, idle: None, waiting: false };
         stream.release_at_end();
         Self { source: Source::Stream(stream), record: Some(record) }.noting_end()
     }
@@ -221,7 +223,7 @@ impl Stream {
     /// hyper may drop a body of known length without asking for its end, so
     /// the connection goes back as soon as the last frame was read.
     fn release_at_end(&mut self) {
-        if self.inner.is_end_stream()
+        if self.body.rest.is_end_stream()
             && let Some(lease) = self.lease.take()
         {
             lease.finish();
@@ -229,9 +231,12 @@ impl Stream {
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        match self.lease.as_mut().and_then(|lease| lease.connection.as_mut()) {
-            Some(connection) => connection.poll_frame(&mut self.inner, cx),
-            None => Pin::new(&mut self.inner).poll_frame(cx),
+        if !self.body.held.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut self.body.held)))));
+        }
+        match &mut self.lease {
+            Some(lease) => lease.poll_frame(&mut self.body.rest, cx),
+            None => Pin::new(&mut self.body.rest).poll_frame(cx),
         }
     }
 
@@ -298,7 +303,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Page(bytes) => bytes.is_none(),
-            Source::Stream(stream) => stream.inner.is_end_stream(),
+            Source::Stream(stream) => stream.body.is_end(),
         }
     }
 
@@ -307,7 +312,7 @@ impl Body for ResponseBody {
             Source::Page(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len()) as u64)
             }
-            Source::Stream(stream) => stream.inner.size_hint(),
+            Source::Stream(stream) => stream.body.size_hint(),
         }
     }
 }

@@ -16,6 +16,7 @@ mod connection;
 mod demand;
 mod feed;
 mod headers;
+mod hold;
 mod host;
 mod metrics;
 mod own;

@@ -16,7 +16,9 @@ use super::{
     accept::Audience,
     access::AccessRecord,
     body::{RequestBody, ResponseBody},
-    demand, headers, host,
+    demand, headers,
+    hold::{self, Begun},
+    host,
     own::Own,
     pages::Fault,
     send::{ClientFault, Unanswered},
@@ -37,8 +39,8 @@ enum Target {
 
 /// What an instance's answer becomes.
 enum Answered {
-    Stream(Response<Incoming>, Lease),
-    Tunnel(Response<Incoming>, Lease, OnUpgrade),
+    Stream(Response<Begun>, Lease),
+    Tunnel(Response<Begun>, Lease, OnUpgrade),
 }
 
 /// What belongs to one request from its head to its last byte.
@@ -172,7 +174,7 @@ impl Exchange {
         route: &Route,
         mut request: Request<RequestBody>,
         h2: bool,
-    ) -> Result<(Response<Incoming>, Lease), Fault> {
+    ) -> Result<(Response<Begun>, Lease), Fault> {
         let session = Arc::clone(&self.session);
         let config = &session.gateway.config;
         let spare = if config.repeat_safe { copy(&request) } else { None };
@@ -189,7 +191,13 @@ impl Exchange {
                 true => lease.send_h2(request, config).await,
                 false => lease.send_h1(request, config).await,
             };
-            let unanswered = match sent {
+            let begun = match sent {
+                // What could be asked again is held back while it may have to be.
+                Ok(response) if spare.is_some() && !h2 => held(&mut lease, response).await,
+                Ok(response) => Ok(response.map(Begun::streaming)),
+                Err(unanswered) => Err(unanswered),
+            };
+            let unanswered = match begun {
                 Ok(response) => {
                     upstream.answered();
                     return Ok((response, lease));
@@ -240,7 +248,7 @@ impl Exchange {
     fn stream(
         mut self,
         route: Arc<Route>,
-        response: Response<Incoming>,
+        response: Response<Begun>,
         lease: Lease,
     ) -> Response<ResponseBody> {
         let (mut parts, body) = response.into_parts();
@@ -255,7 +263,7 @@ impl Exchange {
     fn tunnel(
         mut self,
         client: OnUpgrade,
-        mut response: Response<Incoming>,
+        mut response: Response<Begun>,
         lease: Lease,
     ) -> Response<ResponseBody> {
         let instance = hyper::upgrade::on(&mut response);
@@ -290,6 +298,18 @@ impl Exchange {
     fn page(mut self, page: Response<Bytes>) -> Response<ResponseBody> {
         self.record.set_status(page.status());
         page.map(|bytes| ResponseBody::page(bytes, self.record))
+    }
+}
+
+async fn held(
+    lease: &mut Lease,
+    response: Response<Incoming>,
+) -> Result<Response<Begun>, Unanswered> {
+    let (parts, body) = response.into_parts();
+    match hold::beginning(lease, body).await {
+        Ok(begun) => Ok(Response::from_parts(parts, begun)),
+        // It began an answer: it is not the connection that was old.
+        Err(error) => Err(Unanswered::Broken { error, reused: false }),
     }
 }
 

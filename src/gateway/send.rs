@@ -19,8 +19,8 @@ use super::{
 pub(super) enum Unanswered {
     /// Not one byte of it was written: another instance may have it.
     NotSent(Box<Request<RequestBody>>, io::Error),
-    /// It was written, at least in part, and the connection broke before the
-    /// response began.
+    /// It was written, at least in part, and the connection broke before anything
+    /// of the response was passed on.
     Broken {
         error: hyper::Error,
         /// The connection had served other requests.

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{
@@ -9,10 +10,15 @@ use std::{
             Ordering::{AcqRel, Acquire, Relaxed},
         },
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
-use hyper::client::conn::http2;
+use bytes::Bytes;
+use hyper::{
+    body::{Body, Frame, Incoming},
+    client::conn::http2,
+};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, time::timeout};
 
@@ -182,6 +188,18 @@ impl Lease {
             if young && connection.is_ready() {
                 return Some(connection);
             }
+        }
+    }
+
+    /// The next frame of the response's body.
+    pub fn poll_frame(
+        &mut self,
+        body: &mut Incoming,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        match &mut self.connection {
+            Some(connection) => connection.poll_frame(body, cx),
+            None => Pin::new(body).poll_frame(cx),
         }
     }
 

@@ -7,6 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use http_body_util::BodyExt;
 use hyper::Request;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -66,6 +67,14 @@ async fn a_request_that_was_sent_in_part_is_not_repeated() {
 
 /// Reads one request's head and breaks off, `times` times.
 async fn breaking(times: usize) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
+    breaking_after("", times).await
+}
+
+/// As [`breaking`], once the beginning of an answer is written.
+async fn breaking_after(
+    beginning: &'static str,
+    times: usize,
+) -> (std::net::SocketAddr, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let task = tokio::spawn(async move {
@@ -73,10 +82,13 @@ async fn breaking(times: usize) -> (std::net::SocketAddr, tokio::task::JoinHandl
             let (mut socket, _) = listener.accept().await.unwrap();
             let mut head = [0; 2048];
             assert_ne!(socket.read(&mut head).await.unwrap(), 0);
+            socket.write_all(beginning.as_bytes()).await.unwrap();
         }
     });
     (address, task)
 }
+
+const PART: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart of it";
 
 /// An instance that is killed takes no safe request with it.
 #[tokio::test]
@@ -90,6 +102,50 @@ async fn a_safe_request_that_an_instance_breaks_off_goes_to_another() {
     }
     timeout(PATIENCE, breaks).await.expect("the broken one was asked").unwrap();
     assert_eq!(app.served(), 4);
+}
+
+#[tokio::test]
+async fn a_short_answer_that_an_instance_breaks_off_comes_from_another() {
+    let (broken_at, breaks) = breaking_after(PART, 1).await;
+    let app = Instance::named("hello").await;
+    let setup = Setup::new(vec![route("app.localhost", &[broken_at, app.address])]).await;
+    for _ in 0..4 {
+        assert_eq!(setup.gateway.get("app.localhost", "/").await, (200, "hello".to_owned()));
+    }
+    timeout(PATIENCE, breaks).await.expect("the broken one was asked").unwrap();
+    assert_eq!(app.served(), 4);
+}
+
+/// Nothing of it is passed on as if it were whole.
+#[tokio::test]
+async fn an_answer_that_every_instance_breaks_off_is_a_clear_failure() {
+    let (broken_at, _breaks) = breaking_after(PART, 3).await;
+    let setup = Setup::new(vec![route("app.localhost", &[broken_at])]).await;
+    assert_eq!(setup.gateway.get("app.localhost", "/").await.0, 502);
+}
+
+/// The beginning of an answer that goes on slowly is not kept from its client.
+#[tokio::test]
+async fn a_short_answer_that_comes_slowly_streams() {
+    let slow = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow_at = slow.local_addr().unwrap();
+    let setup = Setup::new(vec![route("app.localhost", &[slow_at])]).await;
+    let mut client = h1_client(setup.address()).await;
+    let request = Request::get("/").header("host", "app.localhost").body(text("")).unwrap();
+    let response = client.send_request(request);
+    let (mut socket, _) = timeout(PATIENCE, slow.accept()).await.unwrap().unwrap();
+    let answering = async {
+        let mut head = [0; 2048];
+        assert_ne!(socket.read(&mut head).await.unwrap(), 0);
+        socket.write_all(PART.as_bytes()).await.unwrap();
+    };
+    let (response, ()) = tokio::join!(timeout(PATIENCE, response), answering);
+    let mut body = response.unwrap().unwrap().into_body();
+    let first = timeout(PATIENCE, body.frame()).await.unwrap().unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "part of it");
+    socket.write_all(&[b'x'; 90]).await.unwrap();
+    let rest = timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
+    assert_eq!(rest.len(), 90);
 }
 
 #[tokio::test]
