@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
 use launchway_proto::ctrl::v1::{self as proto, DeploymentEvent, deployment_event::Event};
-use launchway_workflows::ids::DeploymentId;
+use launchway_workflows::{ids::DeploymentId, ports::RouteAnnouncer, status::DeploymentStatus};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -75,6 +75,7 @@ async fn follow_deployment(
                 break;
             }
         }
+        routed(control, &view).await;
         let deployment = convert::deployment(view, &control.gateway);
         if last.as_ref() != Some(&deployment) {
             last = Some(deployment.clone());
@@ -86,6 +87,14 @@ async fn follow_deployment(
             return Ok(());
         }
         changed(&mut changes, id, sender).await;
+    }
+}
+
+/// What is live is said to be so once the gateways know it: whoever hears it may ask
+/// for it at once.
+async fn routed(control: &Control, view: &DeploymentView) {
+    if view.status == DeploymentStatus::Live {
+        control.routes.announce().await;
     }
 }
 
