@@ -22,6 +22,8 @@ mod instant {
     pub mod world;
 }
 mod kubernetes;
+#[path = "../support/looks.rs"]
+mod looks;
 mod operator;
 mod outage;
 mod outside;

@@ -162,6 +162,7 @@ fn run_runs_once_beside_the_instances_and_leaves_nothing() {
     let ended = here.run(&[&["run", &id], &limited[..]].concat());
     assert!(text(&ended).contains("time limit"), "{}", text(&ended));
     assert!(!ended.status.success());
+    eventually("it is removed", || tasks(&id).is_empty().then_some(()));
 
     let mut endless = here.cli(&["run", &id, "--", "/bin/busybox", "sleep", "600"]);
     let mut endless = endless.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();

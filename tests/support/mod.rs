@@ -7,5 +7,6 @@ pub mod ages;
 pub mod depot;
 pub mod engine;
 pub mod forwarder;
+pub mod looks;
 pub mod private;
 pub mod registry;

@@ -22,6 +22,7 @@ use tempfile::TempDir;
 
 use crate::{
     instant::world::World,
+    looks::pauses,
     outside::{Engine, Outside},
     pods::Pods,
     postgres::Postgres,
@@ -36,8 +37,8 @@ const KEY: &str = "instant";
 const PATIENCE: Duration = Duration::from_secs(45);
 /// A wait that is worth a line, for whoever looks into a slow run.
 const SLOW: Duration = Duration::from_secs(8);
-/// Between two looks.
-pub const LOOK: Duration = Duration::from_millis(4);
+/// Between two looks at what many others do meanwhile.
+pub const LOOK: Duration = Duration::from_millis(20);
 /// Instances of each deployment: more than one, so that a half-made set shows.
 pub const REPLICAS: u32 = 2;
 
@@ -73,7 +74,7 @@ pub struct Installation {
 /// Polls until `look` finds something.
 pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let begun = Instant::now();
-    loop {
+    for pause in pauses() {
         if let Some(found) = look().await {
             if begun.elapsed() > SLOW {
                 eprintln!("slow: {what} took {:?} until {}", begun.elapsed(), now_ms());
@@ -81,8 +82,9 @@ pub async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>)
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(pause).await;
     }
+    unreachable!("there is always another look")
 }
 
 pub fn now_ms() -> i64 {

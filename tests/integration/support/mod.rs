@@ -15,6 +15,8 @@ use std::{
 
 use serde_json::Value;
 
+use crate::servers::looks::pauses;
+
 pub use app::App;
 use web::exchange;
 pub use web::{Answer, request};
@@ -60,13 +62,14 @@ pub fn example(name: &str) -> PathBuf {
 /// Polls until `look` finds something.
 pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
-    loop {
+    for pause in pauses() {
         if let Some(found) = look() {
             return found;
         }
         assert!(begun.elapsed() < PATIENCE, "waited in vain: {what}");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(pause);
     }
+    unreachable!("there is always another look")
 }
 
 fn free_ports(count: usize) -> Vec<SocketAddr> {
