@@ -6,7 +6,7 @@ use launchway_proto::ctrl::v1::{
     CreateDeploymentRequest, Deployment, WatchDeploymentRequest, create_deployment_request::Source,
     deployment_event::Event,
 };
-
+use launchway_workflows::names::PRODUCTION;
 use serde_json::json;
 
 use super::{
@@ -82,7 +82,7 @@ pub(super) async fn watch(global: &Global, id: &str) -> Result<Exit, Failure> {
 
 pub(super) fn environment(global: &Global, production: bool, file: &ProjectFile) -> String {
     if production {
-        return "production".to_owned();
+        return PRODUCTION.to_owned();
     }
     global.environment.clone().or_else(|| file.environment.clone()).unwrap_or_default()
 }

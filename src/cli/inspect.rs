@@ -108,10 +108,15 @@ fn runs(deployment: &Deployment) -> Vec<(&'static str, String)> {
     stop.extend(options.drain_ms.map(|ms| format!("killed after {}", duration(ms.into()))));
     rows.push(("stops", stop.join(", ")));
     let release = options.release.map(|release| release.command.join(" "));
-    let idle = match options.idle_timeout_ms {
-        None => String::new(),
-        Some(0) => "never".to_owned(),
-        Some(ms) => format!("after {} without requests", duration(ms.into())),
+    let configured = deployment.topology.as_ref().map_or(0, |all| all.idle_timeout_seconds);
+    let idle = match (options.idle_timeout_ms, configured) {
+        (None, 0) => String::new(),
+        (None, seconds) => {
+            let after = duration(i64::from(seconds) * 1000);
+            format!("after {after} without requests, as the server is configured")
+        }
+        (Some(0), _) => "never".to_owned(),
+        (Some(ms), _) => format!("after {} without requests", duration(ms.into())),
     };
     rows.push(("evicted", idle));
     rows.push(("release", release.unwrap_or_default()));

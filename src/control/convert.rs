@@ -1,10 +1,13 @@
 //! Views of the database as messages of the API.
 
+use std::time::Duration;
+
 use launchway_proto::ctrl::v1 as proto;
 use launchway_workflows::{
     app::{Check, RunOptions},
     engine::undo::Undone,
     error::StepFailure,
+    names::PRODUCTION,
     ports::EvictionRecord,
     status::DeploymentStatus,
 };
@@ -29,12 +32,32 @@ pub(super) fn status(status: DeploymentStatus) -> proto::DeploymentStatus {
     }
 }
 
+/// What of the configuration is part of how deployments are shown.
+pub(super) struct Shown<'a> {
+    /// For their URLs.
+    pub gateway: &'a Gateway,
+    /// Idle timeout of those, except of production, that say nothing; zero: never.
+    pub idle_timeout: Duration,
+}
+
+impl Shown<'_> {
+    /// Of what is recorded; the configured one where nothing is.
+    fn idle_timeout(&self, view: &DeploymentView) -> Duration {
+        match view.run_options.idle_timeout_ms {
+            Some(ms) => Duration::from_millis(ms.into()),
+            None if view.environment_slug == PRODUCTION => Duration::ZERO,
+            None => self.idle_timeout,
+        }
+    }
+}
+
 /// A deployment as clients see it. Values of variables are never part of it.
-pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Deployment {
+pub(super) fn deployment(view: DeploymentView, shown: &Shown<'_>) -> proto::Deployment {
+    let topology = Some(topology(&view.run_options, shown.idle_timeout(&view)));
     let image_name = view.image().map(|image| image.full_name()).unwrap_or_default();
     let commit = view.git_commit.unwrap_or_default();
     let domain = view.environment_domain.or(view.commit_domain);
-    let url = domain.map(|domain| gateway.url_of(&domain)).unwrap_or_default();
+    let url = domain.map(|domain| shown.gateway.url_of(&domain)).unwrap_or_default();
     let mut warnings = view.warnings;
     // Said of a deployment that waits for its promotion, not of one that had it.
     if view.status == DeploymentStatus::Ready {
@@ -53,7 +76,7 @@ pub(super) fn deployment(view: DeploymentView, gateway: &Gateway) -> proto::Depl
         status: status(view.status).into(),
         error_message: view.failure.as_ref().map(ToString::to_string).unwrap_or_default(),
         environment_variables: names.collect(),
-        topology: Some(topology(&view.run_options)),
+        topology,
         run_options: Some(run_options::to_proto(&view.run_options)),
         created_at: view.created_at,
         updated_at: view.updated_at,
@@ -94,7 +117,7 @@ fn eviction(record: EvictionRecord) -> proto::Eviction {
     }
 }
 
-fn topology(options: &RunOptions) -> proto::Topology {
+fn topology(options: &RunOptions, idle_timeout: Duration) -> proto::Topology {
     let number = |number: u64| i32::try_from(number).unwrap_or(i32::MAX);
     let process = options.main_process();
     let path = match process.health.map(|health| health.check) {
@@ -111,7 +134,8 @@ fn topology(options: &RunOptions) -> proto::Topology {
             min_instances: replicas,
             max_instances: replicas,
         }],
-        idle_timeout_seconds: number(u64::from(options.idle_timeout_ms.unwrap_or(0)) / 1000),
+        // Rounded up: 0 is never.
+        idle_timeout_seconds: number(idle_timeout.as_millis().div_ceil(1000) as u64),
         health_check_path: path,
         port: process.port.map_or(0, i32::from),
     }

@@ -148,6 +148,11 @@ impl Demand {
         Ok(())
     }
 
+    /// Of deployments, except of production, that say nothing of it.
+    pub(super) fn idle_timeout(&self) -> Duration {
+        self.settings.timeout
+    }
+
     /// `None`: silence says nothing, for not every gateway would tell.
     fn watched_since(&self) -> Option<i64> {
         let watch = locked(&self.watch);

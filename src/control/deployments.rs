@@ -110,7 +110,7 @@ impl DeploymentService for Control {
         request: Request<GetDeploymentRequest>,
     ) -> Result<Response<GetDeploymentResponse>, Status> {
         let view = self.find(&request.into_inner().deployment_id).await?;
-        let deployment = Some(convert::deployment(view, &self.gateway));
+        let deployment = Some(convert::deployment(view, &self.shown()));
         Ok(Response::new(GetDeploymentResponse { deployment }))
     }
 
@@ -168,7 +168,7 @@ impl DeploymentService for Control {
         };
         let found = self.store.deployments(&self.workspace, &filter).await.map_err(unavailable)?;
         let deployments =
-            found.into_iter().map(|view| convert::deployment(view, &self.gateway)).collect();
+            found.into_iter().map(|view| convert::deployment(view, &self.shown())).collect();
         Ok(Response::new(ListDeploymentsResponse { deployments }))
     }
 

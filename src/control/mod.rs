@@ -107,6 +107,10 @@ impl Control {
         self.router().await?.serve_with_incoming_shutdown(incoming, stop).await
     }
 
+    fn shown(&self) -> convert::Shown<'_> {
+        convert::Shown { gateway: &self.gateway, idle_timeout: self.demand.idle_timeout() }
+    }
+
     /// Refuses to begin what somebody who stops launchway would have to wait for.
     fn open_for(&self, what: &str) -> Result<(), Status> {
         match (self.closed)() {

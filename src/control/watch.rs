@@ -76,7 +76,7 @@ async fn follow_deployment(
             }
         }
         routed(control, &view).await;
-        let deployment = convert::deployment(view, &control.gateway);
+        let deployment = convert::deployment(view, &control.shown());
         if last.as_ref() != Some(&deployment) {
             last = Some(deployment.clone());
             if !send(sender, Event::Deployment(deployment)).await {

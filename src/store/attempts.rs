@@ -5,6 +5,7 @@ use launchway_workflows::{
     error::{ErrorCode, StepFailure},
     ids::{DeploymentId, InvocationId},
     model::{BuildOptions, BuiltImage, DeploymentPlan, GitCommit, QueuePolicy, RunOptions, Source},
+    names::PRODUCTION,
     ports::{AttemptEnd, Guarded, ReleaseMark, RunInputs, StoreError},
     status::DeploymentStatus,
 };
@@ -289,7 +290,7 @@ pub(super) async fn read_plan(tx: &mut Tx, id: &DeploymentId) -> Result<Deployme
         project_id: parse(&row, "project_id")?,
         project_slug: get(&row, "project_slug")?,
         environment_id: parse(&row, "environment_id")?,
-        production: environment_slug == "production",
+        production: environment_slug == PRODUCTION,
         environment_slug,
         branch: get(&row, "branch")?,
         commit_sha: commit.commit_sha,

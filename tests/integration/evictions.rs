@@ -31,6 +31,7 @@ fn what_nobody_asks_for_is_stopped_and_the_first_requests_start_it() {
     evicted(&here, &id);
     let shown = text(&here.run(&["inspect", &id]));
     assert!(shown.contains("evicted since"), "{shown}");
+    assert!(shown.contains("after 1.0 s without requests, as the server is"), "{shown}");
     assert!(text(&here.run(&["list"])).contains("live, evicted"));
     let why = text(&here.run(&["why", &id]));
     assert!(why.contains("nobody asked for it") && why.contains("first request"), "{why}");

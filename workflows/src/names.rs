@@ -2,6 +2,8 @@
 
 /// The environment where none is named.
 pub const DEFAULT_ENVIRONMENT: &str = "preview";
+/// The environment that is for users: built first, never stopped unless it says so itself.
+pub const PRODUCTION: &str = "production";
 
 /// Tasks that are gone with their caller are named so.
 const ATTENDED_TASK: &str = "run-";
