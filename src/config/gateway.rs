@@ -63,9 +63,18 @@ impl Gateway {
     /// What gateways show to the control API, where it is configured.
     ///
     /// # Errors
-    /// Its file cannot be read, or others may read it.
+    /// Its file cannot be read, others may read it, or it cannot be sent.
     pub fn key(&self) -> Result<Option<Secret>, ConfigError> {
-        optional("gateway.key_file", &self.key_file)
+        let key = optional("gateway.key_file", &self.key_file)?;
+        let travels = |key: &Secret| key.expose().bytes().all(|byte| byte.is_ascii_graphic());
+        match key.as_ref().is_none_or(travels) {
+            true => Ok(key),
+            false => Err(ConfigError(vec![format!(
+                "gateway.key_file = `{}`: give one line of letters, digits and signs: it \
+                 travels in a header",
+                self.key_file
+            )])),
+        }
     }
 
     /// Where the metrics have an address of their own.

@@ -3,7 +3,9 @@
 use std::{
     future::Future,
     pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
+    time::{Duration, Instant},
 };
 
 use hyper::{Request, Response, header::AUTHORIZATION};
@@ -15,6 +17,9 @@ use tower::Service;
 
 use super::Control;
 use crate::store::{Role, Store};
+
+/// Between two lines about gateways that are refused.
+const SAID_AGAIN: Duration = Duration::from_secs(60);
 
 /// Checks keys against the database.
 #[derive(Clone)]
@@ -59,16 +64,33 @@ pub(super) fn of_gateways(
 ) -> impl FnMut(tonic::Request<()>) -> Result<tonic::Request<()>, Status> + Clone + use<> {
     // Digests are compared: how long that takes tells nothing of the key.
     let expected = Sha256::digest(format!("Bearer {}", key.expose()));
+    let said = Arc::new(Mutex::new(None));
     move |request| {
         let shown = request.metadata().get(AUTHORIZATION.as_str());
         if shown.is_some_and(|shown| Sha256::digest(shown.as_bytes()) == expected) {
             return Ok(request);
+        }
+        if is_time_to_say(&said) {
+            tracing::warn!(
+                from = ?request.remote_addr(),
+                "a gateway without the key of gateway.key_file is refused: it serves its last routes"
+            );
         }
         Err(Status::unauthenticated(
             "routes are for gateways that show the key of gateway.key_file, by default \
              secrets/gateway-key of the control plane's data directory",
         ))
     }
+}
+
+/// They come again every two seconds.
+fn is_time_to_say(said: &Mutex<Option<Instant>>) -> bool {
+    let mut last = said.lock().unwrap_or_else(PoisonError::into_inner);
+    let due = last.is_none_or(|last| last.elapsed() >= SAID_AGAIN);
+    if due {
+        *last = Some(Instant::now());
+    }
+    due
 }
 
 /// Whose key a call was made with.

@@ -41,7 +41,7 @@ pub(super) struct Shown<'a> {
 }
 
 impl Shown<'_> {
-    /// Of what is recorded; the configured one where nothing is.
+    /// As recorded, else as configured: the same that `Store::idle` goes by.
     fn idle_timeout(&self, view: &DeploymentView) -> Duration {
         match view.run_options.idle_timeout_ms {
             Some(ms) => Duration::from_millis(ms.into()),

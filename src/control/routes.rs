@@ -217,6 +217,12 @@ impl RouteFeed {
         });
     }
 
+    /// As [`RouteAnnouncer::announce`], whichever process has changed the routes.
+    pub(super) async fn announce_of(&self, id: &DeploymentId) {
+        self.store.routes_changed(id);
+        self.announce().await;
+    }
+
     fn gateways(&self) -> MutexGuard<'_, HashMap<u64, watch::Receiver<u64>>> {
         self.applied.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -5,7 +5,7 @@ use std::{pin::Pin, time::Duration};
 
 use futures::{Stream, StreamExt};
 use launchway_proto::ctrl::v1::{self as proto, DeploymentEvent, deployment_event::Event};
-use launchway_workflows::{ids::DeploymentId, ports::RouteAnnouncer, status::DeploymentStatus};
+use launchway_workflows::{ids::DeploymentId, status::DeploymentStatus};
 use tokio::sync::{broadcast, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
@@ -90,11 +90,11 @@ async fn follow_deployment(
     }
 }
 
-/// What is live is said to be so once the gateways know it: whoever hears it may ask
-/// for it at once.
+/// What has its domains is said to have them once the gateways know it: whoever hears
+/// it may ask for it at once. Who only reads the record is not kept waiting.
 async fn routed(control: &Control, view: &DeploymentView) {
-    if view.status == DeploymentStatus::Live {
-        control.routes.announce().await;
+    if matches!(view.status, DeploymentStatus::Live | DeploymentStatus::Ready) {
+        control.routes.announce_of(&view.id).await;
     }
 }
 

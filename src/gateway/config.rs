@@ -64,9 +64,10 @@ pub struct GatewayConfig {
     /// How long an instance that did not answer is tried last; twice as long
     /// with each further time in a row, 16 times as long at most. Default 2 s.
     pub cooldown: Duration,
-    /// A `GET`, `HEAD`, `OPTIONS` or `TRACE` without a body that an instance
-    /// has broken off before its response began goes to another one. On by
-    /// default; off, only what was never sent does.
+    /// A `GET`, `HEAD`, `OPTIONS` or `TRACE` without a body that an instance has
+    /// broken off before anything of its response was passed on goes to another one,
+    /// and short responses are held back for it. On by default; off, only what was
+    /// never sent does.
     pub repeat_safe: bool,
     /// Longest wait of a request for an evicted deployment to start.
     pub start_wait: Duration,

@@ -1,7 +1,10 @@
 //! The route feed: an endless stream from the control plane. While it is
 //! broken the table stays as it is.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use futures::Stream;
 use launchway_proto::gateway::v1::{
@@ -12,7 +15,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tonic::{
-    Status,
+    Code, Status,
     metadata::AsciiMetadataValue,
     transport::{Channel, Endpoint},
 };
@@ -85,12 +88,20 @@ enum Interrupted {
     Order(u64, u64),
 }
 
+impl Interrupted {
+    /// Until somebody changes a key.
+    fn is_for_good(&self) -> bool {
+        matches!(self, Self::Refused(status) if status.code() == Code::Unauthenticated)
+    }
+}
+
 /// Follows the feed until the gateway stops.
 pub(super) async fn follow(gateway: Arc<Gateway>, source: Source) {
     let mut backoff = BACKOFF_FIRST;
     let mut reported = false;
     loop {
         let Err(error) = session(&gateway, &source).await;
+        gateway.refused.store(error.is_for_good(), Relaxed);
         // An outage is one line, however many attempts it takes.
         if gateway.set_fed(false) {
             (backoff, reported) = (BACKOFF_FIRST, false);

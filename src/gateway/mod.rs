@@ -65,6 +65,8 @@ struct Gateway {
     changed: watch::Sender<()>,
     wanted: Wanted,
     fed: AtomicBool,
+    /// The control plane does not take the key.
+    refused: AtomicBool,
     /// Client connections and tunnels.
     tasks: TaskTracker,
     /// No new requests on connections that have become idle.
@@ -89,6 +91,7 @@ impl Gateway {
             changed: watch::Sender::default(),
             wanted: Wanted::new(),
             fed: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             abort: CancellationToken::new(),

@@ -1,8 +1,10 @@
 //! What the gateway tells of itself, on `localhost` and on bare addresses.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use bytes::Bytes;
 use hyper::{
-    Response,
+    Response, StatusCode,
     header::{self, HeaderValue},
     http::request::Parts,
 };
@@ -41,6 +43,9 @@ impl Own {
             Self::Metrics => (metrics::TEXT_FORMAT, gateway.metrics.render(gateway)),
         };
         let mut response = Response::new(body.into());
+        if self == Self::Health && is_useless(gateway) {
+            *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+        }
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -48,10 +53,15 @@ impl Own {
     }
 }
 
+/// It has no routes and will get none: whoever replaces others by it must not.
+fn is_useless(gateway: &Gateway) -> bool {
+    gateway.refused.load(Relaxed) && gateway.table.load().version == 0
+}
+
 fn health(gateway: &Gateway) -> Vec<u8> {
     let table = gateway.table.load();
     let body = json!({
-        "status": "ok",
+        "status": if is_useless(gateway) { "refused by the control plane" } else { "ok" },
         "gateway_id": gateway.id,
         "applied_version": table.version,
         "routes": table.len(),

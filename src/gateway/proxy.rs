@@ -211,8 +211,10 @@ impl Exchange {
             }
             request = match (unanswered, spare.as_ref().and_then(copy)) {
                 (Unanswered::NotSent(unsent, _), _) => *unsent,
-                (Unanswered::Broken { .. }, Some(again)) => again,
-                (Unanswered::Broken { .. }, None) => return Err(Fault::UpstreamDown),
+                (Unanswered::Broken { .. } | Unanswered::Cut(_), Some(again)) => again,
+                (Unanswered::Broken { .. } | Unanswered::Cut(_), None) => {
+                    return Err(Fault::UpstreamDown);
+                }
                 (Unanswered::Timeout, _) => return Err(Fault::UpstreamTimeout),
                 (Unanswered::Client(fault), _) => return Err(Fault::Body(fault)),
             };
@@ -227,6 +229,9 @@ impl Exchange {
         let (kind, is_its_fault, error) = match unanswered {
             Unanswered::NotSent(_, error) => ("refused", !is_local(error), error.to_string()),
             Unanswered::Broken { error, reused } => ("broken", !reused, error.to_string()),
+            // One that is gone refuses the next request. That one answer broke off
+            // may be the answer's own fault, which must not put an instance last.
+            Unanswered::Cut(error) => ("cut", false, error.to_string()),
             Unanswered::Timeout => ("timeout", false, "no response in time".to_owned()),
             Unanswered::Client(_) => return,
         };
@@ -240,7 +245,7 @@ impl Exchange {
                 request_id = self.request_id.to_str().unwrap_or(""),
                 kind,
                 %error,
-                "instance did not answer"
+                "instance did not answer whole"
             );
         }
     }
@@ -308,8 +313,7 @@ async fn held(
     let (parts, body) = response.into_parts();
     match hold::beginning(lease, body).await {
         Ok(begun) => Ok(Response::from_parts(parts, begun)),
-        // It began an answer: it is not the connection that was old.
-        Err(error) => Err(Unanswered::Broken { error, reused: false }),
+        Err(error) => Err(Unanswered::Cut(error)),
     }
 }
 

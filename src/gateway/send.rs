@@ -19,13 +19,15 @@ use super::{
 pub(super) enum Unanswered {
     /// Not one byte of it was written: another instance may have it.
     NotSent(Box<Request<RequestBody>>, io::Error),
-    /// It was written, at least in part, and the connection broke before anything
-    /// of the response was passed on.
+    /// It was written, at least in part, and the connection broke before the
+    /// response began.
     Broken {
         error: hyper::Error,
         /// The connection had served other requests.
         reused: bool,
     },
+    /// The response began, and broke off before anything of it was passed on.
+    Cut(hyper::Error),
     /// The instance did not answer in time.
     Timeout,
     /// The client's own body is why.

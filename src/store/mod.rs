@@ -115,7 +115,7 @@ impl Store {
     }
 
     /// Hostnames point to it now, or what it answers with is another.
-    fn routes_changed(&self, id: &DeploymentId) {
+    pub(crate) fn routes_changed(&self, id: &DeploymentId) {
         self.routes.send_modify(|log| log.note(id));
     }
 }

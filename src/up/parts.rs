@@ -210,7 +210,7 @@ impl Parts {
     }
 
     /// What a gateway shows, and the control API looks for.
-    fn gateway_key(&self) -> Result<Secret, SetupError> {
+    pub(super) fn gateway_key(&self) -> Result<Secret, SetupError> {
         let configured = self.config.gateway.key().map_err(SetupError::from)?;
         Ok(configured.unwrap_or_else(|| Secret::new(&*self.secrets.gateway_key)))
     }

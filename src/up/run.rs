@@ -224,7 +224,12 @@ fn gateway_child(parts: &Parts, args: Vec<String>) -> Result<ChildSpec, SetupErr
         name: GATEWAY,
         program: std::env::current_exe().map_err(SetupError::from)?,
         args,
-        configuration: format!("{:?}{}", parts.config.gateway, parts.config.control.url()),
+        configuration: format!(
+            "{:?}{}{}",
+            parts.config.gateway,
+            parts.config.control.url(),
+            parts.gateway_key()?.expose()
+        ),
         kept: Arc::clone(&parts.keep_gateway),
         ready: Box::new(move || {
             let request = http.get(&url);

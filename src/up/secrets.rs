@@ -1,9 +1,7 @@
 //! Secrets that an installation makes for itself: files of its own, 0600.
 
 use std::{
-    fs::OpenOptions,
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
     path::Path,
 };
 
@@ -55,16 +53,26 @@ fn random(bytes: usize) -> String {
 }
 
 fn ensure(path: &Path, make: impl Fn() -> String) -> io::Result<String> {
-    match std::fs::read_to_string(path) {
-        Ok(text) if !text.trim().is_empty() => Ok(text.trim().to_owned()),
-        Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty: remove it")),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let secret = make();
-            let mut file =
-                OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            writeln!(file, "{secret}")?;
-            Ok(secret)
-        }
-        Err(error) => Err(error),
+    match read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        known => return known,
+    }
+    // Whole or not at all, and the first one's: processes that share the directory may
+    // be starting together.
+    let dir = path.parent().unwrap_or(Path::new("."));
+    // 0600, as every one of these.
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    writeln!(file, "{}", make())?;
+    match file.persist_noclobber(path) {
+        Err(error) if error.error.kind() != io::ErrorKind::AlreadyExists => Err(error.error),
+        _ => read(path),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let text = std::fs::read_to_string(path)?;
+    match text.trim() {
+        "" => Err(io::Error::new(io::ErrorKind::InvalidData, "the file is empty: remove it")),
+        secret => Ok(secret.to_owned()),
     }
 }

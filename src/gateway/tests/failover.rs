@@ -116,12 +116,32 @@ async fn a_short_answer_that_an_instance_breaks_off_comes_from_another() {
     assert_eq!(app.served(), 4);
 }
 
-/// Nothing of it is passed on as if it were whole.
+/// Nothing of it is passed on as if it were whole, and nobody is put last for it.
 #[tokio::test]
 async fn an_answer_that_every_instance_breaks_off_is_a_clear_failure() {
-    let (broken_at, _breaks) = breaking_after(PART, 3).await;
-    let setup = Setup::new(vec![route("app.localhost", &[broken_at])]).await;
+    let (first, first_breaks) = breaking_after(PART, 1).await;
+    let (second, second_breaks) = breaking_after(PART, 1).await;
+    let setup = Setup::new(vec![route("app.localhost", &[first, second])]).await;
     assert_eq!(setup.gateway.get("app.localhost", "/").await.0, 502);
+    for breaks in [first_breaks, second_breaks] {
+        timeout(PATIENCE, breaks).await.expect("each was asked").unwrap();
+    }
+    let metrics = setup.gateway.get("localhost", "/.well-known/launchway/metrics").await.1;
+    assert!(metrics.contains(r#"instance_failures_total{kind="cut"} 2"#), "{metrics}");
+}
+
+/// What may have had an effect is passed on as it comes, and as broken.
+#[tokio::test]
+async fn a_cut_answer_to_what_may_have_an_effect_is_passed_on_as_broken() {
+    let (broken_at, _breaks) = breaking_after(PART, 1).await;
+    let setup = Setup::new(vec![route("app.localhost", &[broken_at])]).await;
+    let mut client = h1_client(setup.address()).await;
+    let request = Request::post("/").header("host", "app.localhost").body(text("")).unwrap();
+    let response = timeout(PATIENCE, client.send_request(request)).await.unwrap();
+    if let Ok(response) = response {
+        assert_eq!(response.status(), 200);
+        assert!(response.into_body().collect().await.is_err(), "it passed for a whole one");
+    }
 }
 
 /// The beginning of an answer that goes on slowly is not kept from its client.
