@@ -133,6 +133,7 @@ async fn session(
     let reports = reports(Arc::clone(gateway), versions);
     let opened = timeout(OPEN, client.watch_routes(reports)).await;
     let mut updates = opened.map_err(|_| Interrupted::Slow)??.into_inner();
+    gateway.refused.store(false, Relaxed);
     let first = updates.message().await?.ok_or(Interrupted::Ended)?;
     if !first.snapshot {
         return Err(Interrupted::NoSnapshot);

@@ -71,6 +71,12 @@ fn a_gateway_elsewhere_serves_with_the_key_and_is_told_nothing_without_it() {
         stranger.log().contains("gateway.key_file").then_some(())
     });
     assert_ne!(request(stranger.bind, HOST, "/").unwrap().status, 200);
+    // Nobody replaces a gateway that serves by one that never will.
+    let health = |gateway: &Elsewhere| {
+        request(gateway.bind, "localhost", "/.well-known/launchway/health").unwrap().status
+    };
+    eventually("it is unhealthy", || (health(&stranger) == 503).then_some(()));
+    assert_eq!(health(&member), 200);
 }
 
 /// Not even an administrator's key is a gateway's.
