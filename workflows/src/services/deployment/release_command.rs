@@ -73,12 +73,18 @@ pub(super) async fn forget(
 }
 
 /// The command has ended and the journal knows how: its container is of no more
-/// use. One that stays goes with the instances.
-pub(super) async fn tidy(core: &Core, plan: &DeploymentPlan) {
+/// use. One that the runtime will not remove goes with the instances.
+///
+/// # Errors
+/// The runtime is away, which what comes next needs too.
+pub(super) async fn tidy(core: &Core, plan: &DeploymentPlan) -> Result<(), StepError> {
     let id = &plan.deployment_id;
-    if let Err(error) = forget(core, plan.environment_id.as_str(), id).await {
-        let error = error.failure();
-        tracing::debug!(deployment = %id, %error, "the release command's container stays for now");
+    match forget(core, plan.environment_id.as_str(), id).await {
+        Err(StepError::Permanent(failure)) => {
+            tracing::warn!(deployment = %id, %failure, "the release command's container stays for now");
+            Ok(())
+        }
+        tidied => tidied,
     }
 }
 

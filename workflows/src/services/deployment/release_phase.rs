@@ -50,7 +50,7 @@ pub(super) async fn deploy_to_krane(
             APPLY,
             move |core| async move {
                 if plan.has_release {
-                    release_command::tidy(&core, &plan).await;
+                    release_command::tidy(&core, &plan).await?;
                 }
                 let inputs = core.store.run_inputs(&plan.deployment_id).await?;
                 core.runtime.apply(&run_spec(&core, &plan, &image, inputs)?).await?;
