@@ -25,6 +25,9 @@ use super::{
 /// Requests that wait for a start: of all deployments together, and of one.
 const MAX_WAITING: usize = 1000;
 const MAX_WAITING_FOR_ONE: usize = 100;
+/// Where an instance is may come a moment after that it is ready, or that another one
+/// has ended.
+const ARRIVAL: Duration = Duration::from_secs(1);
 /// A wish may get lost with a connection to the control plane. Whoever comes after a
 /// start that failed waits as long for the next one to begin.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
@@ -88,6 +91,15 @@ pub(super) fn active(table: &RouteTable) -> Vec<String> {
     ids.into_iter().collect()
 }
 
+/// Whether there is somebody to send a request to, or nobody ever will be.
+pub(super) fn is_decided(route: &Route) -> bool {
+    match route.spec.state {
+        RouteState::Serving => !route.upstreams.is_empty(),
+        RouteState::Evicted { .. } => false,
+        RouteState::Retired => true,
+    }
+}
+
 /// Evicted deployments that requests wait for.
 pub(super) struct Wanted {
     ids: Mutex<BTreeSet<String>>,
@@ -120,16 +132,23 @@ impl Wanted {
     }
 }
 
-/// The route as soon as its deployment has an instance to send the request to. Not a
-/// byte of the request's body is read meanwhile.
+/// The route as soon as its deployment has an instance to send the request to, or has
+/// had none for a moment although it serves. Not a byte of the request's body is read
+/// meanwhile.
 pub(super) async fn started(gateway: &Gateway, route: &Arc<Route>) -> Result<Arc<Route>, Fault> {
     let places = (gateway.wanted.places.try_acquire(), route.activity.places.try_acquire());
-    let (Ok(_one), Ok(_of_this)) = places else { return Err(Fault::Crowded) };
+    let (Ok(_one), Ok(_of_this)) = places else {
+        return match route.spec.state {
+            RouteState::Evicted { .. } => Err(Fault::Crowded),
+            RouteState::Serving | RouteState::Retired => Ok(Arc::clone(route)),
+        };
+    };
     let not_started = || Fault::NotStarted { deployment_id: route.spec.deployment_id.clone() };
     let mut tables = gateway.changed.subscribe();
     let begun = Instant::now();
     let mut deadline;
     let mut starting = false;
+    let mut empty_since = None;
     loop {
         // Subscribed before: a table that comes from here on is not missed.
         match gateway.table.load().find(&route.spec.host) {
@@ -139,21 +158,30 @@ pub(super) async fn started(gateway: &Gateway, route: &Arc<Route>) -> Result<Arc
                     return Err(not_started());
                 }
                 RouteState::Evicted { start_failed } => {
-                    starting = !start_failed;
+                    (starting, empty_since) = (!start_failed, None);
                     let patience = if starting { gateway.config.start_wait } else { ASK_AGAIN };
                     deadline = begun + patience.min(gateway.config.start_wait);
                     gateway.wanted.ask(&now.spec.deployment_id);
+                }
+                RouteState::Serving if now.upstreams.is_empty() => {
+                    deadline = *empty_since.get_or_insert_with(Instant::now) + ARRIVAL;
+                    if Instant::now() >= deadline {
+                        return Ok(Arc::clone(now));
+                    }
                 }
                 RouteState::Serving | RouteState::Retired => return Ok(Arc::clone(now)),
             },
         }
         let now = Instant::now();
-        if now >= deadline {
+        if now >= deadline && empty_since.is_none() {
             return Err(not_started());
         }
         tokio::select! {
             _ = timeout_at(deadline.min(now + ASK_AGAIN), tables.changed()) => {}
-            () = gateway.draining.cancelled() => return Err(not_started()),
+            () = gateway.draining.cancelled() => return match empty_since {
+                None => Err(not_started()),
+                Some(_) => Ok(Arc::clone(route)),
+            },
         }
     }
 }

@@ -110,12 +110,12 @@ impl Exchange {
         &self.session.gateway
     }
 
-    /// The route, when there is somebody to send the request to: of an evicted
-    /// deployment it waits for that.
+    /// The route, when there is somebody to send the request to: it waits for that
+    /// where somebody is to be expected.
     async fn started(&mut self, route: Arc<Route>) -> Result<Arc<Route>, (Fault, Arc<Route>)> {
         route.activity.note();
         self.record.set_route(&route);
-        if !matches!(route.spec.state, RouteState::Evicted { .. }) {
+        if demand::is_decided(&route) {
             return Ok(route);
         }
         match demand::started(self.gateway(), &route).await {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http_body_util::BodyExt;
 use launchway_proto::gateway::v1::Route;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::support::*;
 
@@ -22,6 +22,24 @@ async fn a_request_for_an_evicted_deployment_has_it_started_and_is_answered() {
     let (status, body) = split(&answer);
     assert_eq!(status, 200, "{answer}");
     assert!(body.starts_with("POST /cart") && body.ends_with("milk"), "{body}");
+}
+
+/// Where an instance is comes a moment after that its deployment serves.
+#[tokio::test]
+async fn a_request_waits_a_moment_for_an_instance_and_is_told_when_none_comes() {
+    let app = Instance::named("hello").await;
+    let mut setup = Setup::new(vec![route("app.localhost", &[])]).await;
+    let ((status, body), ()) = tokio::join!(setup.gateway.get("app.localhost", "/"), async {
+        let waits =
+            async { while !metrics(&setup.gateway).await.contains("requests_waiting 1") {} };
+        timeout(PATIENCE, waits).await.expect("the request waits");
+        setup.control.publish(change(2, vec![route("app.localhost", &[app.address])], &[])).await;
+    });
+    assert_eq!((status, body.as_str()), (200, "hello"));
+    setup.control.publish(change(3, vec![route("app.localhost", &[])], &[])).await;
+    let (status, body) = setup.gateway.get("app.localhost", "/").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("no ready instance"), "{body}");
 }
 
 #[tokio::test]
