@@ -108,8 +108,8 @@ fn runs(deployment: &Deployment) -> Vec<(&'static str, String)> {
     stop.extend(options.drain_ms.map(|ms| format!("killed after {}", duration(ms.into()))));
     rows.push(("stops", stop.join(", ")));
     let release = options.release.map(|release| release.command.join(" "));
-    let runs = ["live", "ready"].contains(&deployment.state.as_str());
-    let configured = deployment.topology.as_ref().filter(|_| runs);
+    let serves = ["live", "ready"].contains(&deployment.state.as_str());
+    let configured = deployment.topology.as_ref().filter(|_| serves);
     let configured = configured.map_or(0, |all| all.idle_timeout_seconds);
     let idle = match (options.idle_timeout_ms, configured) {
         (None, 0) => String::new(),

@@ -90,30 +90,21 @@ async fn breaking_after(
 
 const PART: &str = "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart of it";
 
-/// An instance that is killed takes no safe request with it.
+/// An instance that is killed takes no safe request with it: neither before its answer
+/// nor in the middle of a short one.
 #[tokio::test]
 async fn a_safe_request_that_an_instance_breaks_off_goes_to_another() {
-    let (broken_at, breaks) = breaking(1).await;
-    let app = Instance::named("hello").await;
-    let routes = vec![route("app.localhost", &[broken_at, app.address])];
-    let setup = Setup::new(routes).await;
-    for _ in 0..4 {
-        assert_eq!(setup.gateway.get("app.localhost", "/").await, (200, "hello".to_owned()));
+    for beginning in ["", PART] {
+        let (broken_at, breaks) = breaking_after(beginning, 1).await;
+        let app = Instance::named("hello").await;
+        let setup = Setup::new(vec![route("app.localhost", &[broken_at, app.address])]).await;
+        for _ in 0..4 {
+            let answer = setup.gateway.get("app.localhost", "/").await;
+            assert_eq!(answer, (200, "hello".to_owned()), "after `{beginning}`");
+        }
+        timeout(PATIENCE, breaks).await.expect("the broken one was asked").unwrap();
+        assert_eq!(app.served(), 4, "after `{beginning}`");
     }
-    timeout(PATIENCE, breaks).await.expect("the broken one was asked").unwrap();
-    assert_eq!(app.served(), 4);
-}
-
-#[tokio::test]
-async fn a_short_answer_that_an_instance_breaks_off_comes_from_another() {
-    let (broken_at, breaks) = breaking_after(PART, 1).await;
-    let app = Instance::named("hello").await;
-    let setup = Setup::new(vec![route("app.localhost", &[broken_at, app.address])]).await;
-    for _ in 0..4 {
-        assert_eq!(setup.gateway.get("app.localhost", "/").await, (200, "hello".to_owned()));
-    }
-    timeout(PATIENCE, breaks).await.expect("the broken one was asked").unwrap();
-    assert_eq!(app.served(), 4);
 }
 
 /// Nothing of it is passed on as if it were whole, and nobody is put last for it.
